@@ -1,0 +1,3 @@
+module rekindle
+
+go 1.27

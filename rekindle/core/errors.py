@@ -1,0 +1,79 @@
+"""The errors that may cross a process or the wire. `api/errors.py` maps each to one AWS shape, once.
+
+A message is one sentence for the caller: every attribute that is not the cause, never the cause's text
+(`raise ... from err` keeps it). Anything that is not one of these is a bug and becomes an InternalServerException.
+"""
+
+from __future__ import annotations
+
+
+class RekindleError(Exception):
+    """Root of every error a caller may see."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Invalid(RekindleError):
+    """The request breaks a rule; the message names the field and the rule."""
+
+
+class NotFound(RekindleError):
+    """No such thing in this account and region."""
+
+
+class Refused(RekindleError):
+    """The thing exists but its present state does not allow what was asked."""
+
+
+class Denied(RekindleError):
+    """The caller is not who they say, or may not do this."""
+
+
+class OverQuota(RekindleError):
+    """A configured ceiling is reached."""
+
+
+class Throttled(RekindleError):
+    """Too many calls; `retry_after_s` says when to come back."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NoCapacity(RekindleError):
+    """This machine has no room for it now (memory, disk or ports)."""
+
+
+class Unfinished(RekindleError):
+    """A part of the AWS API that Rekindle does not have yet; the message says so and where it is tracked."""
+
+
+class BuildFailed(RekindleError):
+    """An image version could not be made. `code` is one of the spec's failure codes (spec §7)."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class GuestError(RekindleError):
+    """The guest did not do, or did not confirm, what it was asked."""
+
+
+class HookFailed(GuestError):
+    """A lifecycle hook answered something other than 200, or nothing in time (spec §4)."""
+
+
+class MachineError(RekindleError):
+    """The VMM or the host refused: a start, a snapshot, a restore."""
+
+
+class SnapshotMismatch(MachineError):
+    """A snapshot was made by another QEMU, machine, CPU, kernel or TSC rate, or its files are not what it names."""
+
+
+class Stale(Exception):
+    """A fact about a phase that is over. Dropped and logged, never shown."""
