@@ -9,8 +9,9 @@ A *machine folder* (`MachineSpec.home`) belongs to one VM and the driver may wri
     disk.qcow2   the writable top layer of the running VM
     snapshots/<name>/   what `snapshot` makes: immutable, `manifest.json` renamed in last
 
-An *image folder* (`MachineSpec.image`) is read-only and shared by every VM of the version: `root.erofs`, `disk.raw` (the
-writable disk as it was at bake), and `snapshot/` (the baked snapshot: `manifest.json`, `ram`, `state`).
+An *image folder* (`MachineSpec.image`) is read-only and shared by every VM of the version: `root.erofs` and `snapshot/`
+(the baked snapshot: `manifest.json`, `ram`, `state`, and `disk.raw`, the writable disk as it was at bake). A boot (bake)
+needs only `root.erofs` there; it makes `ram` and `disk.raw` in its own home, and `snapshot` copies them sparse.
 """
 
 from __future__ import annotations
