@@ -1,0 +1,167 @@
+"""Python's view of the guest agent (docs/contracts.md §3), reached through the relay's unix socket.
+
+Units are converted here: the wire has milliseconds and nanoseconds, callers have seconds and epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from rekindle.core.errors import GuestError
+
+ANSWER_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HookCall:
+    """One call of a lifecycle hook as the guest shall see it (spec §4.1)."""
+
+    name: str
+    port: int
+    timeout_s: float
+    host: str
+    body: str | None = None
+    user_agent: str | None = None
+    request_id: str | None = None
+
+    def to_wire(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "port": self.port,
+            "timeout_ms": int(self.timeout_s * 1000),
+            "body": self.body,
+            "host": self.host,
+            "user_agent": self.user_agent,
+            "request_id": self.request_id,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HookResult:
+    """`status` is the app's answer, or None and `error` says why there was none: refused, timeout, broken."""
+
+    status: int | None = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thawed:
+    seeded: bool
+    clock_step_ns: int
+    hook: HookResult | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppEnd:
+    exit_code: int
+    oom_kills: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class App:
+    """What `start` runs in the container."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    workdir: str
+    user: str
+    all_capabilities: bool
+
+
+class Guest:
+    """The agent of one VM. Every method raises GuestError when the guest does not answer or refuses."""
+
+    def __init__(self, http: httpx.AsyncClient, vm_id: str) -> None:
+        self._http = http
+        self._base = f"/vms/{vm_id}/agent/v1"
+        self._vm_id = vm_id
+
+    async def status(self) -> dict[str, Any]:
+        return await self._call("GET", "/status", None, ANSWER_S)
+
+    async def start(self, app: App) -> None:
+        body = {
+            "argv": list(app.argv),
+            "env": dict(app.env),
+            "workdir": app.workdir,
+            "user": app.user,
+            "capabilities": "all" if app.all_capabilities else "default",
+            "shm_mib": 64,
+            "hostname": "localhost",
+        }
+        await self._call("POST", "/start", body, ANSWER_S)
+
+    async def hook(self, call: HookCall) -> HookResult:
+        answer = await self._call("POST", "/hook", call.to_wire(), call.timeout_s + ANSWER_S)
+        return _hook_result(answer)
+
+    async def freeze(self, hook: HookCall | None, *, trim: bool) -> HookResult | None:
+        """Make the guest ready for a stop. A failed hook is in the answer, and then nothing was frozen."""
+        body = {"hook": hook.to_wire() if hook else None, "trim": trim}
+        patience_s = (hook.timeout_s if hook else 0) + ANSWER_S * (4 if trim else 1)
+        answer = await self._call("POST", "/freeze", body, patience_s)
+        return _hook_result(answer["hook"]) if answer.get("hook") else None
+
+    async def thaw(
+        self, *, entropy: bytes | None, now_ns: int, hostname: str, machine_id: str, first: bool, hook: HookCall | None
+    ) -> Thawed:
+        body = {
+            "entropy": base64.b64encode(entropy).decode() if entropy else None,
+            "now_ns": now_ns,
+            "hostname": hostname,
+            "machine_id": machine_id,
+            "first": first,
+            "hook": hook.to_wire() if hook else None,
+        }
+        answer = await self._call("POST", "/thaw", body, (hook.timeout_s if hook else 0) + ANSWER_S)
+        result = _hook_result(answer["hook"]) if answer.get("hook") else None
+        return Thawed(seeded=answer["seeded"], clock_step_ns=answer["clock_step_ns"], hook=result)
+
+    async def wait(self) -> AppEnd:
+        """Return when the app's main process has ended."""
+        answer = await self._call("GET", "/wait", None, None)
+        return AppEnd(exit_code=answer["exit_code"], oom_kills=answer.get("oom_kills") or 0)
+
+    async def logs(self, offset: int) -> tuple[bytes, int]:
+        """The app's output from byte `offset` on (as far as the guest still has it), and the offset after it."""
+        response = await self._send("GET", f"/logs?offset={offset}", None, ANSWER_S)
+        return response.content, int(response.headers["rekindle-log-end"])
+
+    async def _call(self, method: str, path: str, body: object, timeout_s: float | None) -> dict[str, Any]:
+        response = await self._send(method, path, body, timeout_s)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def _send(self, method: str, path: str, body: object, timeout_s: float | None) -> httpx.Response:
+        content = json.dumps(body).encode() if body is not None else None
+        headers = {"content-type": "application/json"} if content else {}
+        try:
+            response = await self._http.request(
+                method, self._base + path, content=content, headers=headers, timeout=timeout_s
+            )
+        except httpx.HTTPError as err:
+            raise GuestError(f"{self._vm_id}: the guest agent gave no answer to {method} {path}") from err
+        if response.status_code >= 400:
+            raise GuestError(f"{self._vm_id}: the guest agent refused {method} {path}: {_reason(response)}")
+        return response
+
+
+def _hook_result(answer: Mapping[str, Any]) -> HookResult:
+    return HookResult(status=answer.get("status"), error=answer.get("error"))
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.text[:200]}"

@@ -1,0 +1,207 @@
+"""The relay as the node sees it: its process, its control API, its events (docs/contracts.md §4).
+
+One owner of the relay process: `Relay`. It outlives this service; a running one is taken up through its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rekindle.core.errors import MachineError, NoCapacity
+from rekindle.guest.client import Guest
+from rekindle.node.layout import Layout
+from rekindle.seal import TokenKey
+
+CONTROL_S = 15.0
+START_S = 10.0
+
+
+class RelayGone(MachineError):
+    """The relay does not answer on its socket."""
+
+
+class Relay:
+    """Create with `async with Relay(...)`; nothing is started before `ensure`."""
+
+    def __init__(self, layout: Layout, binary: Path) -> None:
+        self._layout = layout
+        self._binary = binary
+        self._folder = os.open(layout.run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        transport = httpx.AsyncHTTPTransport(
+            uds=f"/proc/self/fd/{self._folder}/{layout.relay_socket.name}",
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        )
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://relay", timeout=CONTROL_S)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    async def __aenter__(self) -> Relay:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+        os.close(self._folder)
+        if self._child is not None:
+            self._child.returncode = self._child.poll() or 0  # it stays, in a session of its own
+
+    def guest(self, vm_id: str) -> Guest:
+        return Guest(self._http, vm_id)
+
+    async def ensure(self, config: Mapping[str, object]) -> bool:
+        """A relay that answers and has `config`; returns True when it had to be started."""
+        started = not await self._answers()
+        if started:
+            await self._start()
+        await self._call("PUT", "/v1/config", config)
+        return started
+
+    async def stop(self) -> None:
+        """End the relay in order and return when it is gone; nothing happens when there is none."""
+        try:
+            pid = (await self._call("GET", "/v1/health"))["pid"]
+        except RelayGone:
+            return
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            await _readable(pidfd, within_s=START_S)
+        finally:
+            os.close(pidfd)
+        if self._child is not None and self._child.pid == pid:
+            self._child.wait()
+            self._child = None
+
+    async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
+        """Raises NoCapacity when the endpoint port is taken by somebody else."""
+        response = await self._send("PUT", f"/vms/{vm_id}", route)
+        if response.status_code == httpx.codes.CONFLICT:
+            raise NoCapacity(f"Endpoint port {route['endpoint_port']} of {vm_id} is in use on this machine")
+        _checked(response)
+
+    async def drop_route(self, vm_id: str) -> None:
+        await self._call("DELETE", f"/vms/{vm_id}")
+
+    async def connect(self, vm_id: str, *, timeout_s: float, ready: bool = False) -> None:
+        """Open the guest channel; with `ready`, return only when the guest has answered."""
+        path = f"/vms/{vm_id}/connect" + ("?ready=1" if ready else "")
+        await self._call("POST", path, {"timeout_ms": int(timeout_s * 1000)}, timeout_s=timeout_s + CONTROL_S)
+
+    async def disconnect(self, vm_id: str) -> None:
+        await self._call("POST", f"/vms/{vm_id}/disconnect", {})
+
+    async def put_state(self, vm_id: str, state: str) -> None:
+        await self._call("PUT", f"/vms/{vm_id}/state", {"state": state})
+
+    async def vms(self) -> dict[str, dict[str, Any]]:
+        return await self._call("GET", "/vms")
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """The relay's events; ends with RelayGone when the relay does."""
+        try:
+            async with self._http.stream("GET", "/v1/events", timeout=None) as response:
+                async for line in response.aiter_lines():
+                    if line.strip():
+                        yield json.loads(line)
+        except httpx.HTTPError as err:
+            raise RelayGone("The relay's event stream ended") from err
+        raise RelayGone("The relay's event stream ended")
+
+    async def _answers(self) -> bool:
+        try:
+            await self._call("GET", "/v1/health", timeout_s=2.0)
+        except RelayGone:
+            return False
+        return True
+
+    async def _start(self) -> None:
+        """Start the relay in a session of its own; it says on descriptor 1 that it listens."""
+        if self._child is not None:
+            self._child.poll()
+        self._layout.relay_log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ready, ready_child = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with self._layout.relay_log.open("ab") as log:
+                self._child = subprocess.Popen(  # noqa: ASYNC220 - a spawn of about a millisecond
+                    [self._binary, "--socket", self._layout.relay_socket],
+                    stdin=subprocess.DEVNULL,
+                    stdout=ready_child,
+                    stderr=log,
+                    start_new_session=True,
+                    cwd="/",
+                )
+            os.close(ready_child)
+            ready_child = -1
+            await _readable(ready, within_s=START_S)
+            if not os.read(ready, 16):
+                raise MachineError(f"The relay did not start; see {self._layout.relay_log}")
+        finally:
+            os.close(ready)
+            if ready_child >= 0:
+                os.close(ready_child)
+
+    async def _call(
+        self, method: str, path: str, body: object = None, *, timeout_s: float = CONTROL_S
+    ) -> dict[str, Any]:
+        return _checked(await self._send(method, path, body, timeout_s=timeout_s))
+
+    async def _send(
+        self, method: str, path: str, body: object = None, *, timeout_s: float = CONTROL_S
+    ) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, json=body, timeout=timeout_s)
+        except httpx.HTTPError as err:
+            raise RelayGone(f"The relay gave no answer to {method} {path}") from err
+
+
+def relay_config(
+    *,
+    token_key: TokenKey,
+    certificate: Path,
+    private_key: Path,
+    ingress_host: str,
+    domain: str,
+    hold_s: int,
+    public_test_addresses: tuple[str, ...],
+    resolvers: tuple[str, ...],
+) -> dict[str, object]:
+    """The body of `PUT /v1/config`."""
+    return {
+        "token_keys": [{"kid": token_key.kid, "key": base64.b64encode(token_key.secret).decode()}],
+        "certificate": str(certificate),
+        "private_key": str(private_key),
+        "domain": domain,
+        "ingress_host": ingress_host,
+        "hold_s": hold_s,
+        "egress": {"public_test_addresses": list(public_test_addresses), "resolvers": list(resolvers)},
+    }
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code >= 400:
+        request = response.request
+        raise MachineError(f"The relay refused {request.method} {request.url.path}: {response.text[:300]}")
+    answer: dict[str, Any] = response.json() if response.content else {}
+    return answer
+
+
+async def _readable(descriptor: int, *, within_s: float) -> None:
+    """Return when `descriptor` is readable. Raises MachineError after `within_s`."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        async with asyncio.timeout(within_s):
+            await ready.wait()
+    except TimeoutError as err:
+        raise MachineError(f"The relay was not ready within {within_s} s") from err
+    finally:
+        loop.remove_reader(descriptor)
