@@ -13,9 +13,13 @@ from typing import Any
 
 import httpx
 
-from rekindle.core.errors import GuestError
+from rekindle.core.errors import GuestError, MachineError
 
 ANSWER_S = 30.0
+
+
+class RelayGone(MachineError):
+    """The relay does not answer on its socket: nothing is known about the guest; try again when it is back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +83,8 @@ class App:
 
 
 class Guest:
-    """The agent of one VM. Every method raises GuestError when the guest does not answer or refuses."""
+    """The agent of one VM. Every method raises GuestError when the guest does not answer in time or refuses,
+    RelayGone when the relay went away meanwhile."""
 
     def __init__(self, http: httpx.AsyncClient, vm_id: str) -> None:
         self._http = http
@@ -149,8 +154,10 @@ class Guest:
             response = await self._http.request(
                 method, self._base + path, content=content, headers=headers, timeout=timeout_s
             )
-        except httpx.HTTPError as err:
-            raise GuestError(f"{self._vm_id}: the guest agent gave no answer to {method} {path}") from err
+        except httpx.TimeoutException as err:
+            raise GuestError(f"{self._vm_id}: the guest agent gave no answer to {method} {path} in time") from err
+        except httpx.TransportError as err:
+            raise RelayGone(f"The relay went away during {method} {path} of {self._vm_id}") from err
         if response.status_code >= 400:
             raise GuestError(f"{self._vm_id}: the guest agent refused {method} {path}: {_reason(response)}")
         return response

@@ -18,16 +18,12 @@ from typing import Any
 import httpx
 
 from rekindle.core.errors import MachineError, NoCapacity
-from rekindle.guest.client import Guest
+from rekindle.guest.client import Guest, RelayGone
 from rekindle.node.layout import Layout
 from rekindle.seal import TokenKey
 
 CONTROL_S = 15.0
 START_S = 10.0
-
-
-class RelayGone(MachineError):
-    """The relay does not answer on its socket."""
 
 
 class Relay:

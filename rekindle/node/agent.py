@@ -1,0 +1,225 @@
+"""The node agent: owns every microVM and build of this machine and the relay beside it.
+
+It answers one question again and again: which rows owe work? A keeper per microVM does it, one builder at a time builds.
+It is the `Engine` of the API: `admit` opens an endpoint before the answer to RunMicrovm is out, `kick` makes it look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from rekindle.core.errors import NoCapacity, NotFound, RekindleError
+from rekindle.core.lifecycle import Ask, Phase
+from rekindle.core.microvm import MicroVM
+from rekindle.guest.client import RelayGone
+from rekindle.image import toolbox
+from rekindle.node import builds
+from rekindle.node.builds import Workshop
+from rekindle.node.keeper import Keeper
+from rekindle.node.machine import Baked, route_of
+from rekindle.node.perform import Hands, remove_tree
+from rekindle.store.db import Store
+
+LOG = logging.getLogger(__name__)
+NODE = "local"
+PORT_TRIES = 20
+FORGET_EVERY_S = 60.0
+
+
+class Agent:
+    """`run` serves until cancelled; VMs and the relay stay when it ends."""
+
+    def __init__(self, at: Hands, store: Store, shop: Workshop, relay_config: Mapping[str, object]) -> None:
+        self._at = at
+        self._store = store
+        self._shop = shop
+        self._relay_config = relay_config
+        self._keepers: dict[str, Keeper] = {}
+        self._kicked = asyncio.Event()
+        self._baked: dict[tuple[str, str], Baked] = {}
+        self._building: set[tuple[str, str]] = set()
+        self._own: asyncio.TaskGroup | None = None
+        self._builders = asyncio.Semaphore(at.host.config.build.concurrent)
+
+    # -- what the API asks ---------------------------------------------------------------------------------------------
+
+    async def admit(self, vm: MicroVM) -> MicroVM:
+        """Open the endpoint of a new VM (requests are held there) and start it. Raises NoCapacity."""
+        vm = await self._open_endpoint(vm)
+        self._keep(vm.id)
+        return vm
+
+    def kick(self) -> None:
+        """Rows owe work: look again."""
+        self._kicked.set()
+
+    async def _open_endpoint(self, vm: MicroVM) -> MicroVM:
+        ingress = self._at.host.config.ingress
+        for _ in range(PORT_TRIES):
+            try:
+                await self._at.relay.put_route(vm.id, route_of(self._at.host, vm, "held"))
+            except NoCapacity as taken:
+                LOG.info("%s", taken.message)
+                vm = await self._store.change_port(vm, range(ingress.first_port, ingress.last_port + 1))
+            else:
+                return vm
+        raise NoCapacity(f"No free endpoint port between {ingress.first_port} and {ingress.last_port} for {vm.id}")
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """The relay beside us, and what an earlier life left half done swept away. Before `run`, and before the API."""
+        await self._at.relay.ensure(self._relay_config)
+        await self._sweep()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as own:
+            self._own = own
+            for vm in await self._store.all_microvms(NODE):
+                await self._take_up(self._keep(vm.id))
+            own.create_task(self._listen_to_relay(), name="relay events")
+            own.create_task(self._forget_old(), name="forget terminated")
+            await self._look_for_ever()
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            self._kicked.clear()
+            for vm in await self._store.owing(NODE):
+                self._keep(vm.id).poke()
+            for version in await self._store.versions_owing():
+                self._build(version.image_arn, version.version)
+            await self._kicked.wait()
+
+    def _keep(self, vm_id: str) -> Keeper:
+        keeper = self._keepers.get(vm_id)
+        if keeper is None:
+            keeper = self._keepers[vm_id] = Keeper(vm_id, self._at, self._store, self._baked_of)
+            self._spawn(self._keeping(keeper), f"keeper {vm_id}")
+        return keeper
+
+    async def _keeping(self, keeper: Keeper) -> None:
+        """A keeper's life. A bug in it must not end the others: logged, told, and tried again at the next kick."""
+        try:
+            await keeper.run()
+        except Exception:
+            LOG.exception("keeper of %s failed", keeper.vm_id)
+        finally:
+            self._keepers.pop(keeper.vm_id, None)
+
+    def _spawn(self, work: Any, name: str) -> None:
+        if self._own is None:
+            raise RuntimeError("the agent does not run")
+        self._own.create_task(work, name=name)
+
+    def _build(self, image_arn: str, version: str) -> None:
+        key = (image_arn, version)
+        if key not in self._building:
+            self._building.add(key)
+            self._spawn(self._building_one(key), f"build {image_arn} {version}")
+
+    async def _building_one(self, key: tuple[str, str]) -> None:
+        try:
+            async with self._builders:
+                version = await self._store.version(*key)
+                if version is not None:
+                    await builds.make(self._shop, version)
+        except Exception:
+            LOG.exception("build of %s %s failed", *key)
+        finally:
+            self._building.discard(key)
+
+    # -- the relay -----------------------------------------------------------------------------------------------------
+
+    async def _listen_to_relay(self) -> None:
+        """Follow the relay's events; when it is gone, start another and give it everything again."""
+        while True:
+            try:
+                async for event in self._at.relay.events():
+                    await self._heard(event)
+            except RelayGone as err:
+                LOG.warning("%s; taking up the relay again", err.message)
+            await self._at.relay.ensure(self._relay_config)
+            for keeper in list(self._keepers.values()):
+                await self._take_up(keeper)
+
+    async def _take_up(self, keeper: Keeper) -> None:
+        try:
+            await keeper.take_up()
+        except RekindleError as err:
+            LOG.error("%s could not be taken up: %s", keeper.vm_id, err.message)
+
+    async def _heard(self, event: Mapping[str, Any]) -> None:
+        vm_id = str(event.get("vm", ""))
+        if event["type"] == "wake":
+            await self._wake(vm_id)
+        elif event["type"] == "channel_lost" and vm_id in self._keepers:
+            await self._take_up(self._keepers[vm_id])
+
+    async def _wake(self, vm_id: str) -> None:
+        """A request waits at the endpoint of a suspended VM."""
+        vm = await self._store.microvm(vm_id)
+        if vm is None or vm.phase is not Phase.SUSPENDED or vm.idle is None or not vm.idle.auto_resume:
+            return
+        try:
+            await self._store.ask(vm_id, Ask.RESUME, why="request")
+        except RekindleError as err:
+            LOG.info("%s: %s", vm_id, err.message)
+        self._keep(vm_id).poke()
+
+    # -- images --------------------------------------------------------------------------------------------------------
+
+    async def _baked_of(self, vm: MicroVM) -> Baked:
+        """The folder, toolbox and hooks of the VM's image version. Raises NotFound."""
+        key = (vm.image_arn, vm.image_version)
+        if key not in self._baked:
+            version = await self._store.version(*key)
+            if version is None or version.folder is None:
+                raise NotFound(f"Image {vm.image_arn} version {vm.image_version} of {vm.id} is gone")
+            digest = toolbox_of(self._at, version.folder)
+            tools = toolbox.by_digest(self._at.host.config.tools_dir, digest)
+            self._baked[key] = Baked(folder=version.folder, tools=tools, hooks=version.hooks)
+        return self._baked[key]
+
+    # -- sweeping ------------------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """Folders that no row names: a crash between a rename and a row, or a bake that was killed."""
+        layout = self._at.host.layout
+        named = {vm.id for vm in await self._store.all_microvms(NODE)}
+        for home in [*layout.builds.iterdir(), *(one for one in layout.vms.iterdir() if one.name not in named)]:
+            LOG.info("sweeping %s", home.name)
+            await self._end_leftover(home)
+        folders = await self._store.version_folders()
+        for account in layout.images.iterdir():
+            for folder in account.iterdir():
+                if f"{account.name}/{folder.name}" not in folders:
+                    await asyncio.to_thread(remove_tree, folder)
+
+    async def _end_leftover(self, home: Any) -> None:
+        handle = await self._at.host.driver.adopt({"vm_id": home.name, "home": str(home)})
+        if handle is not None:
+            await self._at.host.driver.kill(handle)
+        await self._at.relay.drop_route(home.name)
+        await asyncio.to_thread(remove_tree, home)
+
+    async def _forget_old(self) -> None:
+        """TERMINATED rows are answered for `terminated_kept_s`, then they and their last logs go."""
+        while True:
+            before_ms = self._at.clock() - self._at.host.config.terminated_kept_s * 1000
+            for vm_id in await self._store.forget_terminated(before_ms):
+                self._at.host.layout.app_log(vm_id).unlink(missing_ok=True)
+            try:
+                async with asyncio.timeout(FORGET_EVERY_S):
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                continue
+
+
+def toolbox_of(at: Hands, folder: str) -> str:
+    """The digest of the toolbox tree that a baked snapshot names."""
+    from rekindle.driver import manifest
+
+    return manifest.load(at.host.layout.image(folder) / "snapshot").tools

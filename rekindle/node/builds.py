@@ -1,0 +1,150 @@
+"""From a version's row to a version that can run: fetch, build, bake, validate; one folder, renamed in when whole.
+
+After a crash the row still owes a build and everything starts again; what an earlier attempt left is swept first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rekindle.clock import Clock
+from rekindle.core.errors import BuildFailed, RekindleError
+from rekindle.core.image import Version
+from rekindle.core.microvm import Event
+from rekindle.driver.base import Snapshot
+from rekindle.image import artifact, build
+from rekindle.image.base import BaseImage
+from rekindle.node import bake
+from rekindle.node.bake import Oven
+from rekindle.node.perform import remove_tree
+from rekindle.store.db import Store
+
+LOG = logging.getLogger(__name__)
+MIB = 1024**2
+UNTRUSTED = (
+    "Builds are switched off: a Dockerfile build shares this host's kernel. Set build.trust = \"operator\" in "
+    "rekindle.toml if every Dockerfile given to this service is your own."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workshop:
+    """What builds are done with. `s3_of` gives a boto3 client that reads as an account."""
+
+    oven: Oven
+    base: BaseImage
+    store: Store
+    clock: Clock
+    s3_of: Callable[[str], Awaitable[Any]]
+
+
+class BuildLog:
+    """A build's log file: lines with their time, flushed as they come."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._clock = clock
+
+    def __call__(self, text: str) -> None:
+        for line in text.splitlines() or [""]:
+            print(line, file=self._file, flush=True)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+async def make(shop: Workshop, version: Version) -> None:
+    """Build one version to its end, good or bad; the row says which. Raises nothing that belongs to the image."""
+    version = await shop.store.building(version)
+    build_id = (await shop.store.builds(version.image_arn, version.version))[0].id
+    log = BuildLog(shop.oven.host.layout.build_log(build_id), shop.clock)
+    try:
+        await _make(shop, version, build_id, log)
+    except BuildFailed as err:
+        await _failed(shop, version, log, err)
+    except RekindleError as err:
+        LOG.exception("build %s failed", build_id)
+        await _failed(shop, version, log, BuildFailed("INTERNAL_PLATFORM_ERROR", err.message))
+    finally:
+        log.close()
+
+
+async def _failed(shop: Workshop, version: Version, log: BuildLog, err: BuildFailed) -> None:
+    log(f"FAILED {err.code}: {err.message}")
+    await shop.store.build_failed(version, reason=f"{err.code}: {err.message}")
+    await _tell(shop, version, "build failed", f"{err.code}: {err.message}")
+
+
+async def _make(shop: Workshop, version: Version, build_id: str, log: BuildLog) -> None:
+    layout = shop.oven.host.layout
+    work = layout.builds / build_id
+    folder = f"{version.account}/{uuid.uuid4()}"
+    making = layout.images / version.account / f".making-{build_id}"
+    await asyncio.to_thread(_fresh, work, making)
+    try:
+        built = await _build(shop, version, work, making, log)
+        snapshot = await bake.bake(shop.oven, version, built.config, making, log)
+        await bake.validate(shop.oven, version, making, log)
+        await asyncio.to_thread(_keep, making, layout.image(folder), built)
+        await _built(shop, version, folder, built, snapshot)
+        log(f"SUCCESSFUL memory {snapshot.memory_bytes} bytes, disk {snapshot.disk_bytes} bytes")
+    finally:
+        await asyncio.to_thread(remove_tree, making)
+        await asyncio.to_thread(remove_tree, work)
+
+
+async def _build(shop: Workshop, version: Version, work: Path, out: Path, log: BuildLog) -> build.Built:
+    settings = shop.oven.host.config.build
+    if settings.trust != "operator":
+        raise BuildFailed("CONTAINER_BUILD_FAILED", UNTRUSTED)
+    log(f"Fetching {version.artifact_uri}")
+    limits = artifact.Limits(max_bytes=settings.archive_max_mib * MIB, max_entries=settings.archive_max_entries)
+    context = await artifact.fetch(await shop.s3_of(version.account), version.artifact_uri, work / "context", limits)
+    request = build.BuildRequest(
+        build_id=work.name,
+        context=context,
+        storage=shop.oven.host.layout.account(version.account),
+        out=out,
+        timeout_s=settings.timeout_s,
+        memory_mib=settings.memory_mib,
+        pids=settings.pids,
+        storage_mib=settings.storage_mib,
+    )
+    return await build.build(shop.oven.toolbox, shop.base, request, log)
+
+
+async def _built(shop: Workshop, version: Version, folder: str, built: build.Built, snapshot: Snapshot) -> None:
+    await shop.store.built(
+        version,
+        folder=folder,
+        memory_snapshot_bytes=snapshot.memory_bytes,
+        disk_snapshot_bytes=snapshot.disk_bytes,
+        code_install_bytes=built.code_install_bytes,
+    )
+    await _tell(shop, version, "built")
+
+
+async def _tell(shop: Workshop, version: Version, what: str, why: str | None = None) -> None:
+    detail = {"version": version.version}
+    await shop.store.add_event(
+        Event(subject=version.image_arn, at_ms=shop.clock(), what=what, why=why, detail=detail)
+    )
+
+
+def _fresh(work: Path, making: Path) -> None:
+    for folder in (work, making):
+        remove_tree(folder)
+        folder.mkdir(mode=0o700, parents=True)
+
+
+def _keep(making: Path, final: Path, built: build.Built) -> None:
+    """Write what the image is beside its snapshot and give the folder its lasting name."""
+    (making / "image.json").write_text(json.dumps({"config": asdict(built.config)}, indent=1))
+    making.rename(final)

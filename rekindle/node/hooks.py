@@ -1,0 +1,66 @@
+"""Lifecycle hooks as calls and as words: what the guest is sent (spec §4.1) and what a failure reads like (§4.2, §4.4)."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+from rekindle.core.image import Hook, Hooks
+from rekindle.core.microvm import MicroVM
+from rekindle.guest.client import HookCall, HookResult
+
+_BUILD_USER_AGENT = "rekindle"
+_NAMES = {"ready": "Ready", "validate": "Validate", "run": "Run", "resume": "Resume", "suspend": "Suspend"}
+
+
+def runtime_call(hooks: Hooks | None, name: str, vm: MicroVM) -> HookCall | None:
+    """The call of a runtime hook, or None when the image does not have it. Only `run` has a body with the payload."""
+    hook = hooks.get(name) if hooks else None
+    if hooks is None or hook is None:
+        return None
+    body = json.dumps({"microvmId": vm.id, "runHookPayload": vm.run_hook_payload or ""}) if name == "run" else None
+    return HookCall(name=name, port=hooks.port, timeout_s=hook.timeout_s, host=f"localhost:{hooks.port}", body=body)
+
+
+def build_call(hooks: Hooks, hook: Hook, *, host: str, timeout_s: float) -> HookCall:
+    """One attempt of `ready` or `validate`; `timeout_s` is what is left of the hook's time."""
+    return HookCall(
+        name=hook.name,
+        port=hooks.port,
+        timeout_s=timeout_s,
+        host=host,
+        user_agent=_BUILD_USER_AGENT,
+        request_id=str(uuid.uuid4()),
+    )
+
+
+def runtime_failure(name: str, result: HookResult) -> str:
+    """The state reason of a runtime hook that did not answer 200."""
+    hook = _NAMES.get(name, name.capitalize())
+    hint = "Please check your hook endpoint and application logs for more details."
+    if result.status is not None:
+        return f"{hook} lifecycle hook returned HTTP status {result.status}. {hint}"
+    if result.error == "timeout":
+        return f"{hook} lifecycle hook timed out. {hint}"
+    return f"{hook} lifecycle hook could not be reached. {hint}"
+
+
+def build_failure(hook: Hook, result: HookResult) -> str:
+    """The state reason of a build hook that failed on a call (not 503, which is asked again)."""
+    name = _NAMES[hook.name]
+    if result.status is None:
+        return build_timeout(hook)
+    kind = "a server error (HTTP 5xx)" if result.status >= 500 else "a client error (HTTP 4xx)"
+    if result.status < 400:
+        return f"{name} hook check failed: the application returned HTTP status {result.status} instead of 200."
+    return f"{name} hook check failed: the application returned {kind} response."
+
+
+def build_timeout(hook: Hook) -> str:
+    """The state reason of a build hook that never said 200 in its time."""
+    return f"{_NAMES[hook.name]} hook invocation timed out after {_iso_duration(hook.timeout_s)}"
+
+
+def _iso_duration(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return "PT" + (f"{minutes}M" if minutes else "") + (f"{rest}S" if rest or not minutes else "")

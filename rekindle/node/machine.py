@@ -1,0 +1,91 @@
+"""From rows and configuration to what the driver and the relay need to know of one VM."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from rekindle.config import Config
+from rekindle.core.arn import managed_connector
+from rekindle.core.image import Hooks
+from rekindle.core.microvm import MicroVM
+from rekindle.driver.base import Accel, Driver, MachineSpec
+from rekindle.image.toolbox import Toolbox
+from rekindle.node.layout import Layout
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """This machine as the node uses it; made once at start."""
+
+    config: Config
+    layout: Layout
+    accel: Accel
+    as_root: bool
+    driver: Driver
+
+    def uid(self, slot: int) -> int | None:
+        """The VMM's uid for a slot (its endpoint port is unique among live VMs); None in user mode."""
+        machine = self.config.machine
+        return machine.first_uid + slot % machine.uids if self.as_root else None
+
+
+def disk_bytes(memory_mib: int) -> int:
+    """Virtual size of the writable disk (spec §6.2): 8 GB up to 2048 MiB, 16 at 4096, 32 at 8192."""
+    return max(8, memory_mib // 256) * GIB
+
+
+def spec_of(host: Host, vm: MicroVM, *, folder: str, tools: Toolbox) -> MachineSpec:
+    """The machine of a microVM whose image version lies in `folder`."""
+    return MachineSpec(
+        vm_id=vm.id,
+        home=host.layout.home(vm.id),
+        image=host.layout.image(folder),
+        tools=tools.root,
+        memory_mib=vm.memory_mib * host.config.memory.peak_factor,
+        vcpus=vm.vcpus,
+        accel=host.accel,
+        uid=host.uid(vm.endpoint_port),
+    )
+
+
+def route_of(host: Host, vm: MicroVM, state: str) -> dict[str, object]:
+    """The relay's route (docs/contracts.md §4)."""
+    home = host.layout.home(vm.id)
+    return {
+        "generation": vm.generation,
+        "state": state,
+        "endpoint_port": vm.endpoint_port,
+        "endpoint_host": vm.endpoint_id,
+        "default_port": 8080,
+        "auto_resume": vm.idle is not None and vm.idle.auto_resume,
+        "in": str(home / "run/in"),
+        "out": str(home / "run/out"),
+        "egress": egress_of(vm),
+        "ingress": managed_connector(vm.region, "NO_INGRESS") not in vm.ingress,
+    }
+
+
+def egress_of(vm: MicroVM) -> str:
+    return "none" if managed_connector(vm.region, "NO_EGRESS") in vm.egress else "internet"
+
+
+def hostname_of(vm: MicroVM) -> str:
+    """`microvm-` and the first eight digits: unique enough to read, short enough for a prompt."""
+    return vm.id[:16]
+
+
+def machine_id_of(vm: MicroVM) -> str:
+    """32 hex digits, the same for the whole life of the VM (machine-id(5))."""
+    return uuid.UUID(vm.id.removeprefix("microvm-")).hex
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baked:
+    """What the node must know of an image version to run VMs of it."""
+
+    folder: str
+    tools: Toolbox
+    hooks: Hooks | None

@@ -1,0 +1,175 @@
+"""The four works a microVM's phase can owe: start, suspend, resume, stop.
+
+Each is performed again from the top after a crash at any await, so each step may be repeated: a snapshot goes to a
+folder of its own revision, `restore` ends an earlier process of the same VM, and a row moves only when the work is done.
+Requests at the endpoint are let through only after the row says RUNNING: nobody builds on a state that could be redone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rekindle.clock import Clock
+from rekindle.core.errors import GuestError, HookFailed, MachineError
+from rekindle.core.lifecycle import Fact
+from rekindle.core.microvm import MicroVM
+from rekindle.driver.base import Handle, MachineSpec
+from rekindle.guest.client import Guest, HookCall
+from rekindle.node import hooks
+from rekindle.node.machine import Baked, Host, hostname_of, machine_id_of, spec_of
+from rekindle.node.relay import Relay
+
+LOG = logging.getLogger(__name__)
+SYNC_S = 10.0
+SEED_BYTES = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hands:
+    """What works are done with; the same for all VMs of a service."""
+
+    host: Host
+    relay: Relay
+    clock: Clock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """A finished work: the fact, and what changes in the row with it."""
+
+    fact: Fact
+    changes: Mapping[str, Any]
+
+
+async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
+    """From the image's snapshot to a served VM. Raises MachineError, GuestError."""
+    home = at.host.layout.home(vm.id)
+    home.mkdir(mode=0o700, exist_ok=True)
+    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
+    handle = await _thawed(at, vm, spec, spec.image / "snapshot", hooks.runtime_call(baked.hooks, "run", vm), first=True)
+    return Done(fact=Fact.STARTED, changes={"handle": handle.saved()})
+
+
+async def resume(at: Hands, vm: MicroVM, baked: Baked) -> Done:
+    """From the VM's own snapshot to a served VM. Raises MachineError, GuestError; the snapshot stays whole."""
+    if vm.snapshot is None:
+        raise MachineError(f"{vm.id} has no snapshot to resume from")
+    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
+    call = hooks.runtime_call(baked.hooks, "resume", vm)
+    await at.relay.disconnect(vm.id)  # the channel of a VMM that died may not have been noticed yet
+    handle = await _thawed(at, vm, spec, at.host.layout.sleep(vm.id, vm.snapshot), call, first=False)
+    return Done(fact=Fact.RESUMED, changes={"handle": handle.saved(), "suspended_at_ms": None, "state_reason": None})
+
+
+async def suspend(at: Hands, vm: MicroVM, handle: Handle | None, baked: Baked) -> Done:
+    """From a running VM to a snapshot and no process. `handle` is None when the process is gone already.
+
+    Raises HookFailed when the app's suspend hook failed (the VM was not touched), MachineError when the snapshot could
+    not be written (the VM is paused and whole: see `wake_again`).
+    """
+    into = at.host.layout.sleep(vm.id, vm.revision)
+    if not (into / "manifest.json").exists():
+        if handle is None:
+            raise ProcessGone(f"The VMM of {vm.id} died before its snapshot was whole")
+        await _freeze(at, vm, handle, hooks.runtime_call(baked.hooks, "suspend", vm))
+        await at.host.driver.pause(handle)
+        await at.host.driver.snapshot(handle, into)
+    if handle is not None:
+        await at.host.driver.kill(handle)
+    changes = {"snapshot": vm.revision, "suspended_at_ms": at.clock(), "handle": None}
+    return Done(fact=Fact.SUSPENDED, changes=changes)
+
+
+async def wake_again(at: Hands, vm: MicroVM, handle: Handle, baked: Baked) -> None:
+    """After a snapshot that could not be written: let the very same machine go on. Raises MachineError, GuestError."""
+    await at.relay.connect(vm.id, timeout_s=SYNC_S)
+    await at.host.driver.unpause(handle)
+    await _thaw(at, vm, hooks.runtime_call(baked.hooks, "resume", vm), first=False)
+
+
+async def stop(at: Hands, vm: MicroVM, handle: Handle | None, farewell: HookCall | None) -> Done:
+    """From any phase to nothing left: no process, route, socket or file of the VM."""
+    if handle is not None and farewell is not None:
+        await _say_farewell(at, vm, farewell)
+    await at.relay.drop_route(vm.id)
+    if handle is not None:
+        await at.host.driver.kill(handle)
+    await asyncio.to_thread(remove_tree, at.host.layout.home(vm.id))
+    return Done(fact=Fact.STOPPED, changes={"terminated_at_ms": at.clock(), "handle": None})
+
+
+class ProcessGone(MachineError):
+    """The VMM ended while its work was not done."""
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all in it; one that is not there is fine."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        if folder.exists():
+            raise
+
+
+async def _thawed(
+    at: Hands, vm: MicroVM, spec: MachineSpec, snapshot: Path, hook: HookCall | None, *, first: bool
+) -> Handle:
+    """Restore, connect, run, thaw; on any failure nothing of it stays."""
+    handle = await at.host.driver.restore(spec, snapshot)
+    try:
+        await at.relay.connect(vm.id, timeout_s=SYNC_S)
+        await at.host.driver.unpause(handle)
+        await _thaw(at, vm, hook, first=first)
+    except BaseException:
+        await asyncio.shield(at.host.driver.kill(handle))
+        raise
+    return handle
+
+
+async def _thaw(at: Hands, vm: MicroVM, hook: HookCall | None, *, first: bool) -> None:
+    """Make the guest fit to be served, and refuse to serve it when it does not confirm."""
+    seeding = at.host.config.machine.seed_after_restore
+    thawed = await at.relay.guest(vm.id).thaw(
+        entropy=os.urandom(SEED_BYTES) if seeding else None,
+        now_ns=at.clock() * 1_000_000,
+        hostname=hostname_of(vm),
+        machine_id=machine_id_of(vm),
+        first=first,
+        hook=hook,
+    )
+    if seeding and not thawed.seeded:
+        raise GuestError(f"{vm.id} did not confirm that its random number generator was reseeded")
+    if hook is not None and (thawed.hook is None or not thawed.hook.ok):
+        if thawed.hook is None:
+            raise GuestError(f"{vm.id} did not say how its {hook.name} hook went")
+        raise HookFailed(hooks.runtime_failure(hook.name, thawed.hook))
+
+
+async def _freeze(at: Hands, vm: MicroVM, handle: Handle, hook: HookCall | None) -> None:
+    """Hold new requests, let the app do its suspend hook, and close the channel from the guest's side."""
+    await at.relay.put_state(vm.id, "held")
+    await at.host.driver.unpause(handle)  # a no-op, but for a work that is repeated after its pause
+    await at.relay.connect(vm.id, timeout_s=SYNC_S)
+    result = await at.relay.guest(vm.id).freeze(hook, trim=False)
+    if hook is not None and (result is None or not result.ok):
+        if result is None:
+            raise GuestError(f"{vm.id} did not say how its suspend hook went")
+        raise HookFailed(hooks.runtime_failure("suspend", result))
+    await at.relay.disconnect(vm.id)
+
+
+async def _say_farewell(at: Hands, vm: MicroVM, hook: HookCall) -> None:
+    """The terminate hook and the last of the app's output: best effort, as on AWS (spec §4.4)."""
+    guest: Guest = at.relay.guest(vm.id)
+    try:
+        async with asyncio.timeout(hook.timeout_s + SYNC_S):
+            await guest.hook(hook)
+    except (GuestError, TimeoutError) as err:
+        LOG.info("%s: terminate hook: %s", vm.id, err)

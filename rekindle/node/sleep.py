@@ -1,0 +1,19 @@
+"""Tidying behind a suspended VM: older snapshots go, disk layers are merged. Nothing here is on the way of a request."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rekindle.core.microvm import MicroVM
+from rekindle.driver import layers
+from rekindle.node.layout import Layout
+from rekindle.node.machine import Baked, Host, spec_of
+
+
+async def tidy(layout: Layout, host: Host, vm: MicroVM, baked: Baked) -> None:
+    """Only the newest whole snapshot is kept; it must not lean on a deleted one. Repeatable at every point."""
+    if vm.snapshot is None:
+        return
+    spec = spec_of(host, vm, folder=baked.folder, tools=baked.tools)
+    await layers.merge(spec, layout.sleep(vm.id, vm.snapshot))
+    await asyncio.to_thread(layers.drop_older, layout.home(vm.id) / "snapshots", keep=str(vm.snapshot))
