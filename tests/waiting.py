@@ -1,0 +1,33 @@
+"""The one place where tests let time pass: a condition, a deadline, and a sentence for the failure."""
+
+# ruff: noqa: TID251 - conditions of other processes (a pid gone, a socket file there) have no common event to wait on
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+STEP_S = 0.01
+
+
+def until(condition: Callable[[], T], within_s: float, what: str) -> T:
+    """The first true value of `condition`. Raises AssertionError naming `what` when there is none in time."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {within_s} s; last: {value!r}")
+        time.sleep(STEP_S)
+    return value
+
+
+async def until_async(condition: Callable[[], Awaitable[T]], within_s: float, what: str) -> T:
+    """As `until`, for a condition that is awaited; the loop runs on between two tries."""
+    deadline = time.monotonic() + within_s
+    while not (value := await condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {within_s} s; last: {value!r}")
+        await asyncio.sleep(STEP_S)
+    return value
