@@ -1,0 +1,39 @@
+"""The store: everything that must survive a crash, one SQLite file. `Store` is the sum of its small parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rekindle.clock import Clock
+from rekindle.store import database
+from rekindle.store.accounts import AccessKey, Accounts
+from rekindle.store.events import Events
+from rekindle.store.images import Images
+from rekindle.store.microvms import MicroVMs
+
+__all__ = ["AccessKey", "Store"]
+
+
+class Store(Accounts, Images, MicroVMs, Events):
+    """All methods are atomic and durable when they return. Not for use from several threads."""
+
+    def __init__(self, db: database.Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    @classmethod
+    async def open(cls, path: Path, clock: Clock) -> Store:
+        """Open or make the database at `path`. Raises Invalid when a newer Rekindle made it."""
+        return cls(database.connect(path), clock)
+
+    async def close(self) -> None:
+        self._db.close()
+
+    async def check_invariants(self) -> None:
+        """Raises AssertionError naming every rule that the rows break; for tests and `rekindle doctor`."""
+        broken = [f"foreign key: {row}" for row in self._db.check_foreign_keys()]
+        for name in self._db.queries:
+            if name.startswith("invariant_"):
+                broken += [f"{name.removeprefix('invariant_')}: {tuple(row)}" for row in self._db.all(name)]
+        if broken:
+            raise AssertionError("; ".join(broken))

@@ -1,0 +1,135 @@
+CREATE TABLE secret (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+);
+
+CREATE TABLE account (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL
+);
+
+CREATE TABLE access_key (
+    key_id TEXT PRIMARY KEY,
+    secret TEXT NOT NULL,
+    account TEXT NOT NULL REFERENCES account (id),
+    name TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL
+);
+
+CREATE TABLE client_token (
+    account TEXT NOT NULL REFERENCES account (id),
+    region TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    token TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    PRIMARY KEY (account, region, operation, token)
+);
+
+CREATE INDEX client_token_subject ON client_token (subject);
+
+CREATE TABLE image (
+    arn TEXT PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    account TEXT NOT NULL REFERENCES account (id),
+    region TEXT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL,
+    latest_active_version TEXT,
+    latest_failed_version TEXT,
+    tags TEXT,
+    UNIQUE (account, region, name)
+);
+
+CREATE TABLE version (
+    image_arn TEXT NOT NULL REFERENCES image (arn),
+    number INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    account TEXT NOT NULL REFERENCES account (id),
+    region TEXT NOT NULL,
+    node TEXT NOT NULL,
+    state TEXT NOT NULL,
+    status TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    base_image_version TEXT NOT NULL,
+    artifact_uri TEXT NOT NULL,
+    memory_mib INTEGER NOT NULL,
+    vcpus INTEGER NOT NULL,
+    environment TEXT NOT NULL,
+    hooks TEXT,
+    os_capabilities_all INTEGER NOT NULL,
+    egress TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL,
+    state_reason TEXT,
+    folder TEXT,
+    PRIMARY KEY (image_arn, version)
+);
+
+CREATE TABLE build (
+    id TEXT PRIMARY KEY,
+    image_arn TEXT NOT NULL,
+    version TEXT NOT NULL,
+    state TEXT NOT NULL,
+    architecture TEXT NOT NULL,
+    chipset TEXT NOT NULL,
+    chipset_generation TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    state_reason TEXT,
+    memory_snapshot_bytes INTEGER,
+    disk_snapshot_bytes INTEGER,
+    code_install_bytes INTEGER,
+    FOREIGN KEY (image_arn, version) REFERENCES version (image_arn, version)
+);
+
+CREATE INDEX build_version ON build (image_arn, version);
+
+CREATE TABLE microvm (
+    id TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES account (id),
+    region TEXT NOT NULL,
+    node TEXT NOT NULL,
+    phase TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    image_arn TEXT NOT NULL,
+    image_version TEXT NOT NULL,
+    endpoint_id TEXT NOT NULL UNIQUE,
+    endpoint_port INTEGER NOT NULL,
+    memory_mib INTEGER NOT NULL,
+    vcpus INTEGER NOT NULL,
+    max_idle_s INTEGER,
+    suspended_s INTEGER,
+    auto_resume INTEGER,
+    max_duration_s INTEGER NOT NULL,
+    ingress TEXT NOT NULL,
+    egress TEXT NOT NULL,
+    started_at_ms INTEGER NOT NULL,
+    execution_role_arn TEXT,
+    logging TEXT,
+    run_hook_payload TEXT,
+    suspended_at_ms INTEGER,
+    terminated_at_ms INTEGER,
+    state_reason TEXT,
+    snapshot INTEGER,
+    handle TEXT
+);
+
+CREATE INDEX microvm_account ON microvm (account, region, started_at_ms, id);
+CREATE INDEX microvm_node ON microvm (node, phase);
+CREATE INDEX microvm_image ON microvm (image_arn);
+
+CREATE TABLE event (
+    id INTEGER PRIMARY KEY,
+    subject TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    what TEXT NOT NULL,
+    why TEXT,
+    detail TEXT NOT NULL
+);
+
+CREATE INDEX event_subject ON event (subject, id);
