@@ -28,7 +28,11 @@ class Refused(RekindleError):
 
 
 class Denied(RekindleError):
-    """The caller is not who they say, or may not do this."""
+    """The caller is not who they say, or may not do this. `code` is the AWS error code to answer with."""
+
+    def __init__(self, message: str, *, code: str = "AccessDeniedException") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class OverQuota(RekindleError):
