@@ -1,0 +1,25 @@
+// The smallest useful guest: one static binary on an empty image. It answers GET / and every lifecycle hook.
+//
+// Build it with CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o app .
+package main
+
+import (
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"sync/atomic"
+)
+
+func main() {
+	hostname, err := os.Hostname()
+	if err != nil {
+		log.Fatal(err)
+	}
+	var answered atomic.Int64
+	http.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "%s %d\n", hostname, answered.Add(1))
+	})
+	http.HandleFunc("POST /aws/lambda-microvms/runtime/v1/{hook}", func(http.ResponseWriter, *http.Request) {})
+	log.Fatal(http.ListenAndServe(os.Getenv("LISTEN")+":8080", nil))
+}
