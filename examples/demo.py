@@ -291,16 +291,16 @@ def independence(client: Client, arn: str, first: dict[str, Any]) -> list[dict[s
         states = list(pool.map(lambda pair: pair[1].get("/state").raise_for_status().json(), launched))
     for number, (_, session) in enumerate(launched):
         session.post("/run", content=f"mine = {number}".encode()).raise_for_status()
-    mine = [json.loads(session.post("/run", content=b"mine").text)["result"] for _, session in launched]
+    mine = [session.post("/run", content=b"mine").json()["result"] for _, session in launched]
     say(f"   variable `mine` in the three: {mine}; none of them knows `primes`: {all('primes' not in s['variables'] for s in states)}")
     say(f"   host kernel:  {os.uname().release}")
     for (vm, _), state in zip(launched, states, strict=True):
         say(
-            f"   guest kernel: {state['kernel']}  {state['hostname']}  machine-id {state['machine_id'][:8]}…  urandom {state['urandom'][:16]}…"
+            f"   guest kernel: {state['kernel']}  {state['hostname']}  machine-id {state['machine_id'][:8]}…  urandom {state['random'][:16]}…"
         )
         if vm["microvmId"] == first["microvmId"]:
             sys.exit("a new microVM has the id of the first")
-    for key in ("hostname", "machine_id", "urandom"):
+    for key in ("hostname", "machine_id", "random"):
         if len({state[key] for state in states}) != 3:
             sys.exit(f"{key} is not different in the three")
     return [vm for vm, _ in launched]

@@ -1,0 +1,264 @@
+"""A real service for tests: `rekindle serve` as a process on a state folder of its own, and clients as users have them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+from botocore.config import Config as BotoConfig
+
+from tests.waiting import until
+
+REKINDLE = Path(sys.executable).with_name("rekindle")
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = """
+listen = "127.0.0.1:0"
+{top}
+[build]
+trust = "operator"
+{build}
+[memory]
+extra_sizes_mib = [128, 256]
+[artifacts]
+listen = "127.0.0.1:0"
+[ingress]
+first_port = {first_port}
+last_port = {last_port}
+{rest}
+"""
+
+
+@dataclass
+class Cloud:
+    """One service. Every method leaves the machine as it says; `down` leaves nothing running."""
+
+    state: Path
+    tools_dir: Path
+    first_port: int = 21000
+    settings: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, **settings: str) -> None:
+        """TOML text for the places `top`, `build`, `rest`; used at the next start."""
+        self.settings = settings
+        values = {"top": "", "build": "", "rest": ""} | settings
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = SETTINGS.format(first_port=self.first_port, last_port=self.first_port + 499, **values)
+        (self.state / "rekindle.toml").write_text(text)
+
+    def start(self) -> None:
+        if not (self.state / "rekindle.toml").exists():
+            self.configure()
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("REKINDLE_", "AWS_"))}
+        with (self.state / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [REKINDLE, "--state", self.state, "serve"],
+                env=env | {"REKINDLE_TOOLS_DIR": str(self.tools_dir)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(self._up, 120, "the service answers")
+
+    def _up(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            raise AssertionError(f"serve ended:\n{self.log()[-4000:]}")
+        return self.cli("ps", "--json", check=False).returncode == 0
+
+    def stop(self) -> None:
+        """SIGTERM: VMs and relay stay."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(timeout=30)
+        self.process = None
+
+    def down(self) -> None:
+        """`rekindle down`: VMs terminated, relay and service gone."""
+        if self.process is None:
+            self.start()
+        assert self.process is not None
+        self.cli("down")
+        self.process.wait(timeout=60)
+        self.process = None
+
+    def cli(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"REKINDLE_TOOLS_DIR": str(self.tools_dir), "NO_COLOR": "1", "COLUMNS": "200"}
+        done = subprocess.run(
+            [REKINDLE, "--state", self.state, *words], env=env, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"rekindle {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()[-3000:]}")
+        return done
+
+    def log(self) -> str:
+        return (self.state / "serve.log").read_text(errors="replace")
+
+    def env(self) -> dict[str, str]:
+        script = f". {self.state}/client.env && env -0"
+        out = subprocess.run(["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", script], check=True, capture_output=True).stdout
+        return dict(line.split("=", 1) for line in out.decode().split("\0") if "=" in line)
+
+    def client(self, service: str = "lambda-microvms", **keys: str) -> Any:
+        env = self.env()
+        name = {"lambda-microvms": "LAMBDA_MICROVMS", "s3": "S3", "lambda-core": "LAMBDA_CORE"}[service]
+        return boto3.client(
+            service,
+            endpoint_url=env[f"AWS_ENDPOINT_URL_{name}"],
+            region_name=env["AWS_REGION"],
+            aws_access_key_id=keys.get("key_id", env["AWS_ACCESS_KEY_ID"]),
+            aws_secret_access_key=keys.get("secret", env["AWS_SECRET_ACCESS_KEY"]),
+            config=BotoConfig(proxies={}, retries={"total_max_attempts": 1}, read_timeout=60),
+        )
+
+    def relay_pid(self) -> int:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/relay.sock"))) as relay:
+            return int(relay.get("http://relay/v1/health").json()["pid"])
+
+    def inspect(self, vm_id: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.cli("inspect", vm_id, "--json").stdout)
+        return answer
+
+    def vmm_pid(self, vm_id: str) -> int:
+        return int(self.inspect(vm_id)["handle"]["pid"])
+
+    # -- images --------------------------------------------------------------------------------------------------------
+
+    def create_image(self, name: str, files: Mapping[str, bytes], **members: Any) -> str:
+        """Store `files` as a code artifact and create an image from them; returns its ARN at once."""
+        s3, api = self.client("s3"), self.client()
+        if not any(bucket["Name"] == "artifacts" for bucket in s3.list_buckets()["Buckets"]):
+            s3.create_bucket(Bucket="artifacts")
+        s3.put_object(Bucket="artifacts", Key=f"{name}.zip", Body=zip_of(files))
+        arguments: dict[str, Any] = {
+            "name": name,
+            "baseImageArn": api.list_managed_microvm_images()["items"][0]["imageArn"],
+            "buildRoleArn": "arn:aws:iam::000000000000:role/build",
+            "codeArtifact": {"uri": f"s3://artifacts/{name}.zip"},
+            "resources": [{"minimumMemoryInMiB": 256}],
+        }
+        arn: str = api.create_microvm_image(**(arguments | members))["imageArn"]
+        return arn
+
+    def settled(self, arn: str, within_s: float = 300) -> dict[str, Any]:
+        """The image's only build once it has ended."""
+        api = self.client()
+        until(lambda: api.get_microvm_image(imageIdentifier=arn)["state"] != "CREATING", within_s, f"{arn} settles")
+        item = api.list_microvm_image_builds(imageIdentifier=arn, imageVersion="1.0")["items"][0]
+        build: dict[str, Any] = api.get_microvm_image_build(
+            imageIdentifier=arn, imageVersion="1.0", buildId=item["buildId"]
+        )
+        return build
+
+    def build_log(self, arn: str) -> str:
+        return self.cli("image", "logs", arn).stdout
+
+    # -- microVMs ------------------------------------------------------------------------------------------------------
+
+    def run(self, arn: str, **members: Any) -> Vm:
+        answer = self.client().run_microvm(imageIdentifier=arn, **members)
+        return Vm(self, answer["microvmId"], answer["endpoint"])
+
+
+@dataclass
+class Vm:
+    """One microVM as its user sees it."""
+
+    cloud: Cloud
+    id: str
+    endpoint: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def token(self, *ports: int, minutes: int = 30) -> dict[str, str]:
+        allowed = [{"port": port} for port in ports or (8080,)]
+        answer = self.cloud.client().create_microvm_auth_token(
+            microvmIdentifier=self.id, expirationInMinutes=minutes, allowedPorts=allowed
+        )
+        token: dict[str, str] = answer["authToken"]
+        return token
+
+    def http(self, **headers: str) -> httpx.Client:
+        if not self.headers:
+            self.headers = self.token()
+        tls = ssl.create_default_context(cafile=self.cloud.env()["REKINDLE_CA"])
+        return httpx.Client(
+            base_url=f"https://{self.endpoint}", verify=tls, headers=self.headers | headers, timeout=60, trust_env=False
+        )
+
+    def get(self, path: str = "/state") -> Any:
+        with self.http() as session:
+            return session.get(path).raise_for_status().json()
+
+    def snippet(self, source: str) -> str:
+        """Run Python in the guest's interpreter and return the repr of its last expression."""
+        with self.http() as session:
+            answer = session.post("/run", content=source.encode()).raise_for_status().json()
+        assert answer["error"] is None, answer["error"]
+        return str(answer["result"])
+
+    def row(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.cloud.client().get_microvm(microvmIdentifier=self.id)
+        return answer
+
+    def until(self, state: str, within_s: float = 60) -> dict[str, Any]:
+        return until(lambda: (row := self.row()) and row["state"] == state and row, within_s, f"{self.id} is {state}")
+
+    def suspend(self) -> None:
+        self.cloud.client().suspend_microvm(microvmIdentifier=self.id)
+        self.until("SUSPENDED")
+
+    def terminate(self) -> None:
+        self.cloud.client().terminate_microvm(microvmIdentifier=self.id)
+        self.until("TERMINATED")
+
+    @property
+    def home(self) -> Path:
+        return self.cloud.state / "vms" / self.id
+
+
+def zip_of(files: Mapping[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), content)
+    return data.getvalue()
+
+
+def interpreter_files() -> dict[str, bytes]:
+    folder = ROOT / "examples/interpreter"
+    return {name: (folder / name).read_bytes() for name in ("Dockerfile", "app.py")}
+
+
+HOOKS: dict[str, Any] = {
+    "port": 9000,
+    "microvmImageHooks": {
+        "ready": "ENABLED",
+        "readyTimeoutInSeconds": 120,
+        "validate": "ENABLED",
+        "validateTimeoutInSeconds": 60,
+    },
+    "microvmHooks": {
+        name: value
+        for hook in ("run", "resume", "suspend", "terminate")
+        for name, value in ((hook, "ENABLED"), (f"{hook}TimeoutInSeconds", 30))
+    },
+}
