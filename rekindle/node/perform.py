@@ -28,6 +28,7 @@ from rekindle.node.relay import Relay
 
 LOG = logging.getLogger(__name__)
 SYNC_S = 10.0
+LAST_WORDS_S = 3.0
 SEED_BYTES = 64
 
 
@@ -96,8 +97,8 @@ async def wake_again(at: Hands, vm: MicroVM, handle: Handle, baked: Baked) -> No
 
 async def stop(at: Hands, vm: MicroVM, handle: Handle | None, farewell: HookCall | None) -> Done:
     """From any phase to nothing left: no process, route, socket or file of the VM."""
-    if handle is not None and farewell is not None:
-        await _say_farewell(at, vm, farewell)
+    if handle is not None:
+        await _last_words(at, vm, farewell)
     await at.relay.drop_route(vm.id)
     if handle is not None:
         await at.host.driver.kill(handle)
@@ -165,11 +166,15 @@ async def _freeze(at: Hands, vm: MicroVM, handle: Handle, hook: HookCall | None)
     await at.relay.disconnect(vm.id)
 
 
-async def _say_farewell(at: Hands, vm: MicroVM, hook: HookCall) -> None:
-    """The terminate hook and the last of the app's output: best effort, as on AWS (spec §4.4)."""
+async def _last_words(at: Hands, vm: MicroVM, farewell: HookCall | None) -> None:
+    """The terminate hook, then the last of the app's output: best effort, as on AWS (spec §4.4)."""
     guest: Guest = at.relay.guest(vm.id)
     try:
-        async with asyncio.timeout(hook.timeout_s + SYNC_S):
-            await guest.hook(hook)
+        async with asyncio.timeout((farewell.timeout_s if farewell else 0) + LAST_WORDS_S):
+            if farewell is not None:
+                await guest.hook(farewell)
+            output, _ = await guest.logs(0)
     except (GuestError, TimeoutError) as err:
-        LOG.info("%s: terminate hook: %s", vm.id, err)
+        LOG.info("%s: its last words are lost: %s", vm.id, err)
+    else:
+        at.host.layout.app_log(vm.id).write_bytes(output)

@@ -1,0 +1,173 @@
+"""The composition root: one page that shows the whole wiring of `rekindle serve`. Nothing imports it but the CLI.
+
+Order: lock the folder, open the store, identity, toolbox and base image, the VMM that this machine can run, the relay,
+then the listeners. SIGTERM and SIGINT end it in order; VMs and relay stay and are taken up by the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import IO, Any
+
+import uvloop
+
+from rekindle import binaries, identity, servers, unixsock
+from rekindle.api import app as api
+from rekindle.artifacts import app as artifacts
+from rekindle.clock import Clock, wall_ms
+from rekindle.config import Config
+from rekindle.core.errors import Invalid, MachineError
+from rekindle.driver import probe
+from rekindle.driver.qemu import QemuDriver
+from rekindle.guest import kernel
+from rekindle.identity.keys import new_access_key
+from rekindle.image import base, toolbox
+from rekindle.image.toolbox import Toolbox
+from rekindle.node.agent import Agent
+from rekindle.node.artifacts import reader_for
+from rekindle.node.bake import Oven
+from rekindle.node.builds import Workshop
+from rekindle.node.desk import Desk
+from rekindle.node.layout import Layout
+from rekindle.node.machine import Host
+from rekindle.node.operator import Operating
+from rekindle.node.perform import Hands
+from rekindle.node.relay import Relay, relay_config
+from rekindle.operator_api import make_app as operator_app
+from rekindle.store.db import Store
+
+LOG = logging.getLogger(__name__)
+
+
+def main(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT. Raises RekindleError when it cannot start, and says why."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, wall_ms))
+
+
+async def _serve(config: Config, clock: Clock) -> None:
+    if config.ingress.domain:
+        raise Invalid("ingress.domain: host mode is not there yet; leave it empty (endpoints are localhost:<port>)")
+    layout = Layout(config.state)
+    layout.make()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_only_one(layout))
+        store = await stack.enter_async_context(_store(layout, clock))
+        who = identity.ensure(config, clock)
+        tools = await toolbox.ensure(config.tools_dir, LOG.info)
+        managed = await base.ensure(config.tools_dir, tools, LOG.info)
+        host = await _host(config, layout, tools)
+        relay = await stack.enter_async_context(Relay(layout, binaries.find("rekindle-relay")))
+        api_socket = stack.enter_context(servers.bind(config.listen, "the API"))
+        store_socket = stack.enter_context(servers.bind(config.artifacts.listen, "the artifact store"))
+        store_url = f"http://{servers.bound_to(store_socket)}"
+        await _first_key(config, store, f"http://{servers.bound_to(api_socket)}", store_url, who)
+
+        initrd = layout.run / "initrd"
+        kernel.make_initramfs(initrd, agent=binaries.find("rekindle-agent"), modules=tools.modules)
+        oven = Oven(host=host, relay=relay, toolbox=tools, initrd=initrd, clock=clock)
+        reader = reader_for(config, store, store_url)
+        shop = Workshop(oven=oven, base=managed, store=store, clock=clock, s3_of=reader)
+        agent = Agent(
+            Hands(host=host, relay=relay, clock=clock),
+            store,
+            shop,
+            relay_config(
+                token_key=who.token_key,
+                certificate=who.server_pem,
+                private_key=who.server_key,
+                ingress_host=config.ingress.host,
+                domain=config.ingress.domain,
+                hold_s=config.ingress.hold_s,
+                public_test_addresses=config.egress.public_test_addresses,
+                resolvers=config.egress.resolvers,
+            ),
+        )
+        desk = Desk(agent, who.token_key, managed)
+        stop = asyncio.Event()
+        operating = Operating(agent=agent, store=store, host=host, relay=relay, stop=stop.set)
+        listeners = [
+            (servers.server(api.make_app(store, desk, config, clock)), api_socket),
+            (servers.server(artifacts.make_app(config.state / "artifacts", store.access_key, clock)), store_socket),
+            (servers.server(operator_app(store, operating)), stack.enter_context(unixsock.listen(layout.operator_socket))),
+        ]
+        await agent.start()
+        await _run(agent, listeners, stop)
+
+
+async def _run(agent: Agent, listeners: list[tuple[servers.Server, Any]], stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as own:
+        working = own.create_task(agent.run(), name="agent")
+        serving = [own.create_task(server.serve([sock]), name="listener") for server, sock in listeners]
+        LOG.info("ready")
+        await stop.wait()
+        LOG.info("stopping; microVMs go on")
+        for server, _ in listeners:
+            server.stop()
+        await asyncio.wait(serving)
+        working.cancel()
+
+
+async def _host(config: Config, layout: Layout, tools: Toolbox) -> Host:
+    """This machine's VMM: KVM only if a guest really ran under it (`machine.accel` decides otherwise)."""
+    accel, why = await probe.choose(config.machine.accel, tools, layout.state / "accel.json")
+    LOG.info("accelerator %s: %s", accel.value, why)
+    as_root = os.geteuid() == 0
+    driver = QemuDriver(config.machine)
+    return Host(config=config, layout=layout, accel=accel, as_root=as_root, driver=driver)
+
+
+@asynccontextmanager
+async def _store(layout: Layout, clock: Clock) -> AsyncIterator[Store]:
+    store = await Store.open(layout.state / "rekindle.db", clock)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _first_key(config: Config, store: Store, api_url: str, store_url: str, who: identity.Identity) -> None:
+    """The first account and its key at the first start; `client.env` and the profile at every start (ports may move)."""
+    if config.account not in await store.accounts():
+        await store.add_account(config.account, "default")
+        key_id, secret = new_access_key()
+        await store.add_access_key(key_id, secret, config.account, "default")
+    key = next(key for key in await store.access_keys() if key.account == config.account)
+    identity.write_client_files(config, key, api_url, store_url, who.ca_pem)
+
+
+class _only_one:
+    """Holds the state folder: two services on one folder would fight over its VMs."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._path = layout.state / "serve.pid"
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            self._file.close()
+            raise MachineError(f"Another rekindle serves {self._path.parent} already") from err
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.close()
+
+

@@ -1,0 +1,101 @@
+"""Whatever dies, no session is lost: the service, the relay, both, the VMM itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cloud import Cloud, Vm
+from tests.waiting import until
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def kill_relay(cloud: Cloud) -> None:
+    pid = cloud.relay_pid()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: gone(pid), 10, "the relay is dead")
+
+
+def restart_service(cloud: Cloud) -> None:
+    cloud.kill()
+    cloud.start()
+
+
+def kill_both(cloud: Cloud) -> None:
+    cloud.kill()
+    pid = cloud.relay_pid()
+    os.kill(pid, signal.SIGKILL)
+    cloud.start()
+
+
+def stop_and_start(cloud: Cloud) -> None:
+    cloud.stop()
+    cloud.start()
+
+
+@pytest.mark.parametrize("fault", [restart_service, kill_relay, kill_both, stop_and_start], ids=lambda fault: fault.__name__)
+def test_running_and_suspended_vms_survive(fault: Callable[[Cloud], None], launch: Callable[..., Vm], cloud: Cloud) -> None:
+    running, sleeping = launch(), launch()
+    for vm in (running, sleeping):
+        vm.snippet("kept = 'still here'")
+    pid = cloud.vmm_pid(running.id)
+    sleeping.suspend()
+    fault(cloud)
+    assert until(lambda: answers(running), 30, "the running one answers") == "'still here'"
+    assert cloud.vmm_pid(running.id) == pid
+    assert until(lambda: answers(sleeping), 30, "the sleeping one answers") == "'still here'"
+
+
+def answers(vm: Vm) -> str | None:
+    """The kept variable, or None while the endpoint is away."""
+    try:
+        return vm.snippet("kept")
+    except OSError:
+        return None
+    except Exception as err:
+        if type(err).__module__.startswith("httpx"):
+            return None
+        raise
+
+
+def test_a_vmm_killed_after_a_resume_falls_back_to_one_moment(vm_suspended: Vm) -> None:
+    """Memory and disk after the fall are those of the same stop, however far the killed life had come."""
+    vm = vm_suspended
+    vm.snippet("number = 0; f = open('number', 'w')")
+    vm.suspend()
+    for _ in range(4):
+        vm.cloud.client().resume_microvm(microvmIdentifier=vm.id)
+        vm.until("RUNNING")
+        pid = vm.cloud.vmm_pid(vm.id)
+        for number in range(1, random.randrange(2, 6)):
+            vm.snippet(f"number += {number}; f.seek(0); f.write(str(number)); f.truncate(); f.flush(); import os; os.sync()")
+        os.kill(pid, signal.SIGKILL)
+        row = vm.until("SUSPENDED")
+        assert "VMM" in row["stateReason"]
+        assert vm.snippet("number, open('number').read()") in ("(0, '')",)
+        vm.suspend()
+
+
+def test_a_vmm_killed_before_any_sleep_is_reported(launch: Callable[..., Vm]) -> None:
+    vm = launch()
+    vm.until("RUNNING")
+    os.kill(vm.cloud.vmm_pid(vm.id), signal.SIGKILL)
+    assert vm.until("TERMINATED")["stateReason"] == "Internal service error."
+
+
+def test_killed_in_the_middle_of_a_suspend(launch: Callable[..., Vm], cloud: Cloud) -> None:
+    """The service dies while a suspend is under way: afterwards the VM sleeps or runs, whole."""
+    vm = launch()
+    vm.snippet("kept = 'still here'")
+    cloud.client().suspend_microvm(microvmIdentifier=vm.id)
+    restart_service(cloud)
+    vm.until("SUSPENDED")
+    assert vm.snippet("kept") == "'still here'"
