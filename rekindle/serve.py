@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import uvloop
 
-from rekindle import binaries, identity, servers, unixsock
+from rekindle import binaries, identity, operator_api, servers, unixsock
 from rekindle.api import app as api
 from rekindle.artifacts import app as artifacts
 from rekindle.clock import Clock, wall_ms
@@ -39,7 +39,6 @@ from rekindle.node.machine import Host
 from rekindle.node.operator import Operating
 from rekindle.node.perform import Hands
 from rekindle.node.relay import Relay, relay_config
-from rekindle.operator_api import make_app as operator_app
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
@@ -93,11 +92,13 @@ async def _serve(config: Config, clock: Clock) -> None:
         )
         desk = Desk(agent, who.token_key, managed)
         stop = asyncio.Event()
-        operating = Operating(agent=agent, store=store, host=host, relay=relay, stop=stop.set)
+        addresses = {"api": servers.bound_to(api_socket), "artifacts": servers.bound_to(store_socket)}
+        operating = Operating(agent=agent, store=store, host=host, relay=relay, addresses=addresses, stop=stop.set)
+        operator = operator_api.Desk(store=store, operator=operating, config=config, layout=layout, clock=clock)
         listeners = [
             (servers.server(api.make_app(store, desk, config, clock)), api_socket),
             (servers.server(artifacts.make_app(config.state / "artifacts", store.access_key, clock)), store_socket),
-            (servers.server(operator_app(store, operating)), stack.enter_context(unixsock.listen(layout.operator_socket))),
+            (servers.server(operator_api.app(operator)), stack.enter_context(unixsock.listen(layout.operator_socket))),
         ]
         await agent.start()
         await _run(agent, listeners, stop)

@@ -39,6 +39,8 @@ class Agent:
         self._relay_config = relay_config
         self._keepers: dict[str, Keeper] = {}
         self._kicked = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._leaving = False
         self._baked: dict[tuple[str, str], Baked] = {}
         self._building: set[tuple[str, str]] = set()
         self._own: asyncio.TaskGroup | None = None
@@ -55,6 +57,16 @@ class Agent:
     def kick(self) -> None:
         """Rows owe work: look again."""
         self._kicked.set()
+
+    async def empty(self) -> None:
+        """Return when no microVM of this machine is left."""
+        while self._keepers:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def leave_relay(self) -> None:
+        """The relay is about to be stopped on purpose: do not start another."""
+        self._leaving = True
 
     async def _open_endpoint(self, vm: MicroVM) -> MicroVM:
         ingress = self._at.host.config.ingress
@@ -108,6 +120,7 @@ class Agent:
             LOG.exception("keeper of %s failed", keeper.vm_id)
         finally:
             self._keepers.pop(keeper.vm_id, None)
+            self._changed.set()
 
     def _spawn(self, work: Any, name: str) -> None:
         if self._own is None:
@@ -140,6 +153,8 @@ class Agent:
                 async for event in self._at.relay.events():
                     await self._heard(event)
             except RelayGone as err:
+                if self._leaving:
+                    return
                 LOG.warning("%s; taking up the relay again", err.message)
             await self._at.relay.ensure(self._relay_config)
             for keeper in list(self._keepers.values()):
