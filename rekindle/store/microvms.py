@@ -111,7 +111,8 @@ class MicroVMs:
             now = self._same_phase(vm)
             after = advance(now.id, now.phase, fact)
             new = replace(_dated(replace(now, phase=after), fact, self._clock()), **changes)
-            return self._write(now, new, new.state_reason or fact.value)
+            over = after in (Phase.TERMINATING, Phase.TERMINATED)
+            return self._write(now, new, changes.get("state_reason") or (over and new.state_reason) or fact.value)
 
     async def note(self, vm: MicroVM, **changes: Unpack[Changes]) -> MicroVM:
         """Change the row without moving it. Raises Stale when its phase is no longer vm.phase."""

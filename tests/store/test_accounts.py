@@ -5,7 +5,7 @@ import pytest
 from rekindle.core.errors import Invalid
 from rekindle.store.db import AccessKey, Store
 
-from .conftest import ACCOUNT, OTHER
+from .rows import ACCOUNT, OTHER
 
 
 async def test_keys_belong_to_accounts(store: Store) -> None:

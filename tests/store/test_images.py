@@ -9,7 +9,7 @@ from rekindle.core.image import ImageState, VersionState, VersionStatus
 from rekindle.core.lifecycle import Ask, Fact
 from rekindle.store.db import Store
 
-from .conftest import ACCOUNT, OTHER, REGION, HandClock, arn, build_row, built_image, image_rows, started
+from .rows import ACCOUNT, OTHER, REGION, HandClock, arn, build_row, built_image, image_rows, started
 
 
 async def test_rows_come_back_as_they_were(store: Store) -> None:

@@ -10,7 +10,7 @@ from rekindle.core.microvm import Event, MicroVM
 from rekindle.store.db import Store
 from rekindle.store.microvms import place
 
-from .conftest import ACCOUNT, OTHER, PORTS, REGION, HandClock, arn, built_image, started, vm_row
+from .rows import ACCOUNT, OTHER, PORTS, REGION, HandClock, arn, built_image, started, vm_row
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from rekindle.core.errors import Invalid
 from rekindle.store import database, sql
 from rekindle.store.db import Store
 
-from .conftest import HandClock
+from .rows import HandClock
 
 
 def shape(connection: sqlite3.Connection) -> dict[str, str]:

@@ -1,0 +1,203 @@
+"""microVMs on the wire: checks, one row, a kick to the node; and the projections of spec §1.6."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from rekindle.api import model, names
+from rekindle.api.context import Parsed, Tools
+from rekindle.api.cursor import page
+from rekindle.core import connectors
+from rekindle.core.errors import Invalid, NotFound, Refused
+from rekindle.core.image import Image, ImageState, Version, VersionState, VersionStatus
+from rekindle.core.lifecycle import WIRE, Ask, Phase
+from rekindle.core.microvm import IdlePolicy, MicroVM
+from rekindle.core.token import ALL_PORTS
+from rekindle.store.microvms import place
+
+#: AWS's default is its maximum (recorded: spec §1.4), and the model has the maximum.
+MAX_DURATION = "RunMicrovmRequestMaximumDurationInSecondsInteger"
+MAX_TOKEN_MINUTES = 60  #: not in the model (spec §1.4)
+TOKEN_HEADER = "X-aws-proxy-auth"  # noqa: S105  # a header's name
+_LAUNCHABLE = (ImageState.CREATED, ImageState.UPDATED, ImageState.UPDATING, ImageState.UPDATE_FAILED)
+
+
+async def run(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    version = await _active_version(tools, call)
+    _check_run(call.params, version)
+    vm = await tools.store.run_microvm(
+        _pending(tools, call, version),
+        range(tools.config.ingress.first_port, tools.config.ingress.last_port + 1),
+        client_token=call.params.get("clientToken"),
+        token_digest=names.digest(call),
+    )
+    if vm.phase is Phase.PENDING:  # a repeated client token may find it far along
+        vm = await tools.engine.admit(vm)
+    return _show(tools, vm)
+
+
+async def get(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    return _show(tools, await names.own_microvm(tools.store, call))
+
+
+async def list_all(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    image = names.own_image_arn(call) if "imageIdentifier" in call.params else None
+
+    async def fetch(after: str | None, limit: int) -> list[MicroVM]:
+        return await tools.store.microvms(
+            call.caller.account,
+            call.caller.region,
+            image_arn=image,
+            image_version=call.params.get("imageVersion"),
+            after=after,
+            limit=limit,
+        )
+
+    return await page(tools.cursor_key, call, fetch, place, _show_item)
+
+
+async def suspend(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    return await _ask(tools, call, Ask.SUSPEND)
+
+
+async def resume(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    return await _ask(tools, call, Ask.RESUME)
+
+
+async def terminate(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    return await _ask(tools, call, Ask.TERMINATE)
+
+
+async def create_auth_token(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    vm = await names.own_microvm(tools.store, call)
+    minutes: int = call.params["expirationInMinutes"]
+    if minutes > MAX_TOKEN_MINUTES:
+        raise Invalid(f"ExpirationMinutes {minutes} exceeded max allowed of {MAX_TOKEN_MINUTES}.")
+    ports = [_ports(one) for one in call.params["allowedPorts"]]
+    if not ports:
+        raise Invalid("At least one of allowedPorts must be given.")
+    if vm.phase in (Phase.TERMINATING, Phase.TERMINATED):
+        raise Refused(f"The MicroVM {vm.id} has been terminated.")
+    expires_at_s = tools.clock() // 1000 + minutes * 60
+    return {"authToken": {TOKEN_HEADER: tools.engine.mint(vm, ports, expires_at_s)}}
+
+
+async def _ask(tools: Tools, call: Parsed, ask: Ask) -> dict[str, Any]:
+    vm = await names.own_microvm(tools.store, call)
+    await tools.store.ask(vm.id, ask)
+    tools.engine.kick()
+    return {}
+
+
+async def _active_version(tools: Tools, call: Parsed) -> Version:
+    """The version to start from: the one named, or the newest ACTIVE one. Raises NotFound with AWS's texts."""
+    if not call.params["imageIdentifier"].startswith("arn:"):
+        raise Invalid("Malformed ARN - doesn't start with 'arn:'")
+    arn, pinned = names.own_image_arn(call), call.params.get("imageVersion")
+    image = await tools.store.image(arn)
+    version = await (tools.store.active_version(arn) if pinned is None else tools.store.version(arn, pinned))
+    if image is None or version is None or not _launchable(image, version):
+        raise NotFound(f"No active version found for MicroVM image {arn}{f' and version {pinned}' if pinned else ''}")
+    return version
+
+
+def _launchable(image: Image, version: Version) -> bool:
+    whole = version.state is VersionState.SUCCESSFUL and version.status is VersionStatus.ACTIVE
+    return whole and image.state in _LAUNCHABLE
+
+
+def _check_run(params: Mapping[str, Any], version: Version) -> None:
+    """Rules between members and the image, which the model cannot say. Raises Invalid."""
+    if "cloudWatch" in params.get("logging", {}) and "executionRoleArn" not in params:
+        raise Invalid("Logging cannot be enabled without providing executionRoleArn")
+    if "runHookPayload" in params and (version.hooks is None or version.hooks.get("run") is None):
+        raise Invalid("The run hook must be enabled in the MicroVM image to pass the run hook payload.")
+
+
+def _pending(tools: Tools, call: Parsed, version: Version) -> MicroVM:
+    """The row to be: everything of the request in our own terms. The store picks the port."""
+    params, region = call.params, call.caller.region
+    return MicroVM(
+        id=f"microvm-{uuid.uuid4()}",
+        account=call.caller.account,
+        region=region,
+        node=version.node,
+        phase=Phase.PENDING,
+        revision=0,
+        generation=1,
+        image_arn=version.image_arn,
+        image_version=version.version,
+        endpoint_id=str(uuid.uuid4()),
+        endpoint_port=0,
+        memory_mib=version.memory_mib,
+        vcpus=version.vcpus,
+        idle=_idle(params.get("idlePolicy")),
+        max_duration_s=params.get("maximumDurationInSeconds", model.maximum(MAX_DURATION)),
+        ingress=connectors.ingress(region, params.get("ingressNetworkConnectors", [])),
+        egress=connectors.egress(region, params.get("egressNetworkConnectors", []), version.egress),
+        started_at_ms=tools.clock(),
+        execution_role_arn=params.get("executionRoleArn"),
+        logging=params.get("logging"),
+        run_hook_payload=params.get("runHookPayload"),
+    )
+
+
+def _idle(policy: Mapping[str, Any] | None) -> IdlePolicy | None:
+    if policy is None:
+        return None
+    return IdlePolicy(
+        max_idle_s=policy["maxIdleDurationSeconds"],
+        suspended_s=policy["suspendedDurationSeconds"],
+        auto_resume=policy["autoResumeEnabled"],
+    )
+
+
+def _ports(specification: Mapping[str, Any]) -> tuple[int, int]:
+    match specification:
+        case {"port": port}:
+            return port, port
+        case {"range": {"startPort": start, "endPort": end}}:
+            if start > end:
+                raise Invalid(f"The port range {start}-{end} ends before it starts.")
+            return start, end
+        case _:
+            return ALL_PORTS
+
+
+# --- projections
+
+
+def _show(tools: Tools, vm: MicroVM) -> dict[str, Any]:
+    return _show_item(vm) | {
+        "egressNetworkConnectors": list(vm.egress),
+        "endpoint": tools.engine.endpoint(vm),
+        "executionRoleArn": vm.execution_role_arn,
+        "idlePolicy": _show_idle(vm.idle),
+        "ingressNetworkConnectors": list(vm.ingress),
+        "maximumDurationInSeconds": vm.max_duration_s,
+        "stateReason": vm.state_reason,
+        "terminatedAt": vm.terminated_at_ms,
+        "terminationReasonCode": None,
+    }
+
+
+def _show_idle(idle: IdlePolicy | None) -> dict[str, Any] | None:
+    if idle is None:
+        return None
+    return {
+        "autoResumeEnabled": idle.auto_resume,
+        "maxIdleDurationSeconds": idle.max_idle_s,
+        "suspendedDurationSeconds": idle.suspended_s,
+    }
+
+
+def _show_item(vm: MicroVM) -> dict[str, Any]:
+    return {
+        "imageArn": vm.image_arn,
+        "imageVersion": vm.image_version,
+        "microvmId": vm.id,
+        "startedAt": vm.started_at_ms,
+        "state": WIRE[vm.phase],
+    }
