@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import uuid
 
@@ -29,11 +30,10 @@ _REGION = re.compile(r"[a-z0-9-]{1,32}")
 _log = logging.getLogger(__name__)
 
 
-def make_app(
-    *, store: Store, engine: Engine, config: Config, clock: Clock, host_cpus: int, cursor_key: bytes
-) -> ASGIApp:
-    """`cursor_key` signs list cursors; kept (`store.secret("cursor")`), so a list may go on after a restart."""
-    tools = Tools(store=store, engine=engine, config=config, clock=clock, host_cpus=host_cpus, cursor_key=cursor_key)
+def make_app(store: Store, engine: Engine, config: Config, clock: Clock, *, host_cpus: int | None = None) -> ASGIApp:
+    """`host_cpus`: what a microVM may have at most; None: what this process may use."""
+    cpus = host_cpus or len(os.sched_getaffinity(0))
+    tools = Tools(store=store, engine=engine, config=config, clock=clock, host_cpus=cpus)
     return Starlette(routes=[Mount("/", app=Edge(Api(tools)))])
 
 

@@ -93,4 +93,3 @@ class Tools:
     config: Config
     clock: Clock
     host_cpus: int
-    cursor_key: bytes

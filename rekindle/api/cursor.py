@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from rekindle.api.context import Parsed
 from rekindle.core.errors import Invalid
+from rekindle.store.db import Store
 
 DEFAULT_PAGE = 10  #: not in the model (spec §1.9)
 _MAC_BYTES = 32
@@ -19,13 +20,14 @@ Item = TypeVar("Item")
 
 
 async def page(
-    key: bytes,
+    store: Store,
     call: Parsed,
     fetch: Callable[[str | None, int], Awaitable[Sequence[Item]]],
     place: Callable[[Item], str],
     show: Callable[[Item], Mapping[str, Any]],
 ) -> dict[str, Any]:
     """One page: `fetch(after, limit)` reads items behind a place. Raises Invalid without a text for a bad cursor."""
+    key = await store.secret("cursor")  # kept, so a list may go on after a restart
     size = call.params.get("maxResults", DEFAULT_PAGE)
     token = call.params.get("nextToken")
     after = None if token is None else _open(key, call, token)

@@ -25,7 +25,7 @@ async def list_images(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         account, region = call.caller.account, call.caller.region
         return await tools.store.images(account, region, after=after, limit=limit, name_contains=name_contains)
 
-    return await page(tools.cursor_key, call, fetch, lambda image: image.arn, _show_item)
+    return await page(tools.store, call, fetch, lambda image: image.arn, _show_item)
 
 
 async def get_version(tools: Tools, call: Parsed) -> Mapping[str, Any]:
@@ -38,7 +38,7 @@ async def list_versions(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     async def fetch(after: str | None, limit: int) -> list[Version]:
         return await tools.store.versions(image.arn, after=after, limit=limit)
 
-    return await page(tools.cursor_key, call, fetch, lambda version: version.version, _show_version)
+    return await page(tools.store, call, fetch, lambda version: version.version, _show_version)
 
 
 async def get_build(tools: Tools, call: Parsed) -> Mapping[str, Any]:
@@ -66,7 +66,7 @@ async def list_builds(tools: Tools, call: Parsed) -> Mapping[str, Any]:
             chipset_generation=call.params.get("chipsetGeneration"),
         )
 
-    return await page(tools.cursor_key, call, fetch, lambda build: build.id, _show_build)
+    return await page(tools.store, call, fetch, lambda build: build.id, _show_build)
 
 
 async def _own_image(tools: Tools, call: Parsed) -> Image:

@@ -41,4 +41,4 @@ async def _the_one(tools: Tools, call: Parsed, show: Any) -> dict[str, Any]:
         del limit  # never less than one
         return [] if after else [tools.engine.managed()]
 
-    return await page(tools.cursor_key, call, fetch, lambda base: base.version, show)
+    return await page(tools.store, call, fetch, lambda base: base.version, show)

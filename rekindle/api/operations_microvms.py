@@ -55,7 +55,7 @@ async def list_all(tools: Tools, call: Parsed) -> Mapping[str, Any]:
             limit=limit,
         )
 
-    return await page(tools.cursor_key, call, fetch, place, _show_item)
+    return await page(tools.store, call, fetch, place, _show_item)
 
 
 async def suspend(tools: Tools, call: Parsed) -> Mapping[str, Any]:

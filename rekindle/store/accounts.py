@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, field
 
 from rekindle.clock import Clock
+from rekindle.core.account import AccessKey
 from rekindle.core.errors import Invalid
 from rekindle.store.database import Database, Row
 
 _ACCOUNT = re.compile(r"[0-9]{12}")
-
-
-@dataclass(frozen=True, slots=True)
-class AccessKey:
-    key_id: str
-    secret: str = field(repr=False)
-    account: str
 
 
 class Accounts:
@@ -51,11 +44,13 @@ class Accounts:
 
     async def secret(self, name: str) -> bytes:
         """32 random bytes, made at first use and the same ever after."""
-        self._db.run("add_secret", name=name, value=secrets.token_bytes(32))
-        row = self._db.one("secret", name=name)
-        if row is None:
-            raise RuntimeError(f"secret {name} vanished")
-        return bytes(row["value"])
+        with self._db.transaction():
+            row = self._db.one("secret", name=name)
+            if row is not None:
+                return bytes(row["value"])
+            value = secrets.token_bytes(32)
+            self._db.run("add_secret", name=name, value=value)
+        return value
 
 
 def _access_key(row: Row) -> AccessKey:

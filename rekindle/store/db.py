@@ -6,12 +6,10 @@ from pathlib import Path
 
 from rekindle.clock import Clock
 from rekindle.store import database
-from rekindle.store.accounts import AccessKey, Accounts
+from rekindle.store.accounts import Accounts
 from rekindle.store.events import Events
 from rekindle.store.images import Images
 from rekindle.store.microvms import MicroVMs
-
-__all__ = ["AccessKey", "Store"]
 
 
 class Store(Accounts, Images, MicroVMs, Events):

@@ -127,8 +127,8 @@ class MicroVMs:
             port = self._free_port(now.node, ports, after=now.endpoint_port)
             return self._write(now, replace(now, endpoint_port=port), None)
 
-    async def forget_terminated(self, before_ms: int) -> int:
-        """Delete what ended before then, with tokens and events; how many. Never one whose port must still rest."""
+    async def forget_terminated(self, before_ms: int) -> list[str]:
+        """Delete what ended before then, with tokens and events; their ids. Never one whose port must still rest."""
         before_ms = min(before_ms, self._clock() - PORT_REST_MS)
         with self._db.transaction():
             over = [row["id"] for row in self._db.all("terminated_before", before_ms=before_ms)]
@@ -136,7 +136,7 @@ class MicroVMs:
                 self._db.run("forget_microvm", id=vm_id)
                 self._db.run("forget_client_tokens", subject=vm_id)
                 self._db.run("forget_events", subject=vm_id)
-        return len(over)
+        return over
 
     def _read(self, vm_id: str) -> MicroVM:
         row = self._db.one("microvm", id=vm_id)

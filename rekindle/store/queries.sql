@@ -2,7 +2,7 @@
 -- One dialect for SQLite and PostgreSQL; where they will differ, two named queries stand side by side.
 
 -- add_secret --
-INSERT INTO secret (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING
+INSERT INTO secret (name, value) VALUES (:name, :value)
 
 -- secret --
 SELECT value FROM secret WHERE name = :name

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from rekindle.core.account import AccessKey
 from rekindle.core.errors import Invalid
-from rekindle.store.db import AccessKey, Store
+from rekindle.store.db import Store
 
 from .rows import ACCOUNT, OTHER
 

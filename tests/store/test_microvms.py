@@ -155,9 +155,9 @@ async def test_lists_go_on_behind_a_place_and_stay_in_their_account(
 async def test_what_ended_long_ago_is_forgotten(store: Store, vm: MicroVM, clock: HandClock) -> None:
     await store.add_event(Event(subject=vm.id, at_ms=1, what="seen", detail={"n": 1}))
     await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)
-    assert await store.forget_terminated(clock() + 1) == 0  # its port must rest first
+    assert await store.forget_terminated(clock() + 1) == []  # its port must rest first
     clock.pass_minutes(62)
-    assert await store.forget_terminated(clock()) == 1
+    assert await store.forget_terminated(clock()) == [vm.id]
     assert await store.microvm(vm.id) is None
     assert await store.events(vm.id, 9) == []
 
