@@ -22,7 +22,7 @@ const (
 	FlagRecurse   = 1 << 8
 	FlagCanRec    = 1 << 7
 	FlagNoCheck   = 1 << 4
-	maskOpcode    = 0xf << 11
+	MaskOpcode    = 0xf << 11
 
 	CodeFormat  = 1
 	CodeFailure = 2

@@ -1,0 +1,75 @@
+// Command relay carries all bytes between microVMs and the world: HTTPS endpoints in, guest channels, the way out.
+// It is steered by `rekindle serve` through a unix socket and outlives it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"rekindle/internal/control"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+const headTimeout = 10 * time.Second
+
+func main() {
+	socket := flag.String("socket", "", "path of the control socket; its folder must be ours alone")
+	flag.Parse()
+	if *socket == "" || flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	if err := run(*socket); err != nil {
+		slog.Error("relay ends", "error", err)
+		os.Exit(1)
+	}
+}
+
+// run serves until SIGTERM or SIGINT.
+func run(socket string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	listener, err := control.Listen(socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Unlock() // the end of the process does it as well
+	relay := control.NewServer(version)
+	server := &http.Server{Handler: relay.Handler(), ReadHeaderTimeout: headTimeout}
+	context.AfterFunc(ctx, func() { server.Close() })
+	if err := announce(); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	slog.Info("relay listens", "socket", socket, "pid", os.Getpid(), "version", version)
+	err = server.Serve(listener)
+	relay.Close()
+	if errors.Is(err, http.ErrServerClosed) {
+		slog.Info("relay ended in order")
+		return nil
+	}
+	return err
+}
+
+// announce tells whoever has started us that the socket is there, and lets go of descriptor 1: the reader's end closes.
+func announce() error {
+	if _, err := fmt.Println("listening"); err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	return syscall.Dup3(int(null.Fd()), 1, syscall.O_CLOEXEC)
+}

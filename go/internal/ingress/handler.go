@@ -1,0 +1,85 @@
+package ingress
+
+import (
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"rekindle/internal/token"
+	"rekindle/internal/vm"
+)
+
+// maxOpen bounds the requests of one VM that are under way: below what one guest channel carries (channel.MaxStreams).
+const maxOpen = 896
+
+// Settings is what all endpoints share. It is immutable.
+type Settings struct {
+	Keys   *token.Keys
+	Hold   time.Duration // how long a request is held while its VM starts or wakes
+	Domain string        // host mode: `<uuid>.<domain>`; "": port mode
+}
+
+// Proxy answers the requests of all endpoints.
+type Proxy struct {
+	settings atomic.Pointer[Settings]
+}
+
+// Set replaces the settings for every request that comes later.
+func (p *Proxy) Set(settings *Settings) { p.settings.Store(settings) }
+
+// serve answers one request that has come in at the endpoint of target; nil when no VM has this endpoint.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target *vm.VM) {
+	requestID := newRequestID()
+	defer recoverAs500(w, requestID)
+	settings := p.settings.Load()
+	known := readCredentials(r)
+	port, refusal := authorise(settings.Keys, known, target, time.Now())
+	if refusal != nil {
+		refusal.write(w, requestID)
+		return
+	}
+	target.Meter.Touch()
+	defer target.Meter.Open.Add(-1)
+	if target.Meter.Open.Add(1) > maxOpen {
+		tooMany.write(w, requestID)
+		return
+	}
+	body := &requestBody{body: r.Body}
+	e := &exchange{w: w, in: r, vm: target, port: port, id: requestID, known: known, hold: settings.Hold, body: body}
+	e.run()
+}
+
+// recoverAs500 keeps a mistake of ours from ending more than one request.
+func recoverAs500(w http.ResponseWriter, requestID string) {
+	failure := recover()
+	if failure == nil {
+		return
+	}
+	if failure == http.ErrAbortHandler {
+		panic(failure) // how a handler says that the answer is cut
+	}
+	slog.Error("request failed", "request_id", requestID, "panic", failure, "stack", string(debug.Stack()))
+	internalFailure.write(w, requestID)
+	panic(http.ErrAbortHandler) // if the answer had begun already, its end must not look whole
+}
+
+// forward finds a session and sends the request to the app. A session that ends before the request was sent is like a VM that
+// was asleep from the start: the request is held again.
+func (e *exchange) forward() (*http.Response, error) {
+	deadline := time.Now().Add(e.hold)
+	for {
+		session, err := e.vm.AwaitRunning(e.in.Context(), time.Until(deadline))
+		if err != nil {
+			return nil, err
+		}
+		response, err := e.send(session)
+		if err == nil {
+			return response, nil
+		}
+		if !session.Over() || !e.repeatable() || e.in.Context().Err() != nil {
+			return nil, err
+		}
+	}
+}
