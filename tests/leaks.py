@@ -51,7 +51,9 @@ ALLOWED = (
 TEMP_NAMES = ("rekindle*", "buildah*", "container_images_*", "storage*", "mmdebstrap*", "vl.*", "qemu*", "runc*")
 SHARED_TEMP = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
 CGROUPS = Path("/sys/fs/cgroup")
-CGROUP_MARK = "rekindle"
+#: Parts of cgroup names that our programs use; the parent that all our groups share may stay.
+CGROUP_MARKS = ("rekindle", "buildah", "runc")
+CGROUP_PARENT = "rekindle"
 NAMED_NETWORKS = Path("/var/run/netns")
 
 
@@ -226,10 +228,9 @@ def _cgroups(pids: set[int]) -> dict[str, str]:
     """Our cgroups in every hierarchy, v1 and v2, but for those in which only other people's processes live."""
     found = {}
     for folder, names, _ in os.walk(CGROUPS):
-        for name in names:
-            path = Path(folder) / name
+        for path in (Path(folder) / name for name in names if name != CGROUP_PARENT):
             members = {int(pid) for pid in procfs.text(path / "cgroup.procs").split()}
-            if CGROUP_MARK in name and (not members or members & pids):
+            if any(mark in str(path) for mark in CGROUP_MARKS) and (not members or members & pids):
                 found[str(path)] = str(path)
     return found
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from rekindle import unixsock
-from tests import leaks, procfs
+from rekindle.driver import cgroup
+from tests import procfs
 from tests.leaks import compare, settled, snapshot
 from tests.waiting import until
 
@@ -123,15 +124,11 @@ def a_pinned_namespace(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def a_cgroup(_: Path) -> Iterator[str]:
-    hierarchy = next(
-        path.parent for path in (*leaks.CGROUPS.glob("cgroup.procs"), *leaks.CGROUPS.glob("*/cgroup.procs"))
-    )
-    group = hierarchy / f"{leaks.CGROUP_MARK}-planted-{os.getpid()}"
-    group.mkdir()
+    group = cgroup.make(f"planted-{os.getpid()}", memory_bytes=64 << 20, pids=8)
     try:
-        yield str(group)
+        yield str(group.folders[0])
     finally:
-        group.rmdir()
+        cgroup.remove(group.folders)
 
 
 @contextmanager

@@ -1,0 +1,169 @@
+"""Images: build a folder, list, follow a build's log, remove."""
+
+# ruff: noqa: FBT002 - a flag of the command line is a boolean parameter to Typer
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rekindle.cli import archive, output, session
+from rekindle.cli.machines import Json, image_identifier
+from rekindle.cli.session import CallFailed, Session
+
+BUCKET = "rekindle-artifacts"
+BUILD_HOOKS = ("ready", "validate")
+RUNTIME_HOOKS = ("run", "resume", "suspend", "terminate")
+SPOOL_BYTES = 16 << 20  # a larger archive goes to disk
+
+commands = typer.Typer(help="Build, list and remove images.", no_args_is_help=True)
+
+
+@commands.command()
+def build(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A folder with a Dockerfile.", callback=session.existing_folder)],
+    name: Annotated[str | None, typer.Option(help="Image name [default: the folder's name].")] = None,
+    memory: Annotated[int | None, typer.Option(help="MiB of memory of each microVM [default: 2048].")] = None,
+    hook: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or NAME=SECONDS: ready, validate, run, resume, suspend, terminate, all; repeatable."),
+    ] = None,
+    hook_port: Annotated[int, typer.Option(help="Port on which the app answers its hooks.")] = 9000,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the app; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build an image from a folder. Dockerfile, boot, snapshot; the build's log is shown until it ends."""
+    here = session.of(context)
+    name = name or folder.resolve().name
+    request = _request(here, name, memory, _hooks(hook or [], hook_port), dict(_pair(text) for text in env or []))
+    with here.aws() as aws:
+        request["codeArtifact"] = {"uri": _upload(here, folder, name)}
+        arn = aws.create_microvm_image(**request)["imageArn"]
+    _follow(here, arn, version=None, as_text=not as_json)
+    with here.aws() as aws:
+        image = aws.get_microvm_image(imageIdentifier=arn)
+    if image["state"] != "CREATED":
+        raise CallFailed(f"{name} is {image['state']}: {_reason(here, arn)}")
+    if as_json:
+        output.answer(image)
+    else:
+        output.line(f"{arn} is {image['state']}; start one with: {here.command(f'run {name}')}")
+
+
+def _request(
+    here: Session, name: str, memory: int | None, hooks: dict[str, Any] | None, env: dict[str, str]
+) -> dict[str, Any]:
+    """CreateMicrovmImage without the artifact. The role is only echoed: this machine has no IAM."""
+    with here.aws() as aws:
+        base = aws.list_managed_microvm_images()["items"][0]["imageArn"]
+    request: dict[str, Any] = {
+        "name": name,
+        "baseImageArn": base,
+        "buildRoleArn": f"arn:aws:iam::{here.config().account}:role/rekindle",
+    }
+    optional = {"hooks": hooks, "environmentVariables": env}
+    if memory is not None:
+        optional["resources"] = [{"minimumMemoryInMiB": memory}]  # type: ignore[assignment]
+    return request | {member: value for member, value in optional.items() if value}
+
+
+def _upload(here: Session, folder: Path, name: str) -> str:
+    """Put the folder's zip into the artifact store under its own hash; returns its URI."""
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+        digest = archive.write(folder, file)
+        key = f"{name}/{digest}.zip"
+        with output.progress(f"Uploading {folder} to s3://{BUCKET}/{key}"):
+            if BUCKET not in {bucket["Name"] for bucket in here.s3.list_buckets()["Buckets"]}:
+                here.s3.create_bucket(Bucket=BUCKET)
+            here.s3.upload_fileobj(file, BUCKET, key)
+    return f"s3://{BUCKET}/{key}"
+
+
+def _hooks(wanted: list[str], port: int) -> dict[str, Any] | None:
+    """The `hooks` member of CreateMicrovmImage; None when no hook is wanted."""
+    enabled: dict[str, dict[str, Any]] = {"microvmImageHooks": {}, "microvmHooks": {}}
+    for text in wanted:
+        name, _, seconds = text.partition("=")
+        for hook in (*BUILD_HOOKS, *RUNTIME_HOOKS) if name == "all" else (name,):
+            if hook not in (*BUILD_HOOKS, *RUNTIME_HOOKS) or (seconds and not seconds.isdigit()):
+                raise typer.BadParameter(
+                    f"--hook {text}: must be ready, validate, run, resume, suspend, terminate or all"
+                )
+            group = enabled["microvmImageHooks" if hook in BUILD_HOOKS else "microvmHooks"]
+            group[hook] = "ENABLED"
+            if seconds:
+                group[f"{hook}TimeoutInSeconds"] = int(seconds)
+    used = {group: members for group, members in enabled.items() if members}
+    return {"port": port, **used} if used else None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"--env {text}: must be NAME=VALUE")
+    return name, value
+
+
+def _follow(here: Session, arn: str, *, version: str | None, as_text: bool) -> None:
+    """The build's log until the build is over."""
+    query = {"arn": arn, "follow": "1"} | ({"version": version} if version else {})
+    with output.progress(f"Building {arn}"):
+        for chunk in here.stream("/v1/images/log", **query):
+            if as_text:
+                output.copy([chunk])
+
+
+def _reason(here: Session, arn: str) -> str:
+    with here.aws() as aws:
+        image = aws.get_microvm_image(imageIdentifier=arn)
+        failed = image.get("latestFailedImageVersion")
+        if failed is None:
+            return "no reason is known"
+        return str(aws.get_microvm_image_version(imageIdentifier=arn, imageVersion=failed).get("stateReason"))
+
+
+@commands.command("ls")
+def list_images(context: typer.Context, as_json: Json = False) -> None:
+    """List the images of your account."""
+    here = session.of(context)
+    with here.aws() as aws:
+        items = [item for page in aws.get_paginator("list_microvm_images").paginate() for item in page["items"]]
+    if as_json:
+        output.document(items)
+        return
+    head = ("IMAGE", "STATE", "ACTIVE", "CREATED (UTC)", "ARN")
+    output.table(head, (_row(item) for item in items))
+
+
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    created = output.instant(int(item["createdAt"].timestamp() * 1000))
+    return item["name"], item["state"], item.get("latestActiveImageVersion"), created, item["imageArn"]
+
+
+@commands.command()
+def logs(
+    context: typer.Context,
+    image: Annotated[str, typer.Argument(help="Image name or ARN.")],
+    version: Annotated[str | None, typer.Option(help="Image version [default: the newest].")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the build is over.")] = False,
+) -> None:
+    """Print the build log of an image version."""
+    here = session.of(context)
+    query = {"arn": image_identifier(here, image)} | ({"version": version} if version else {})
+    output.copy(here.stream("/v1/images/log", **query | ({"follow": "1"} if follow else {})))
+
+
+@commands.command()
+def rm(
+    context: typer.Context,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image names or ARNs.")],
+) -> None:
+    """Remove images with their snapshots. Refused while a microVM of theirs lives."""
+    here = session.of(context)
+    for arn in (image_identifier(here, name) for name in images):
+        here.post("/v1/images/rm", arn=arn)
+        output.line(f"{arn} removed")
