@@ -35,7 +35,12 @@ REKINDLE = Path(sys.executable).with_name("rekindle")
 APP = HERE / "interpreter"
 HOOKS = {
     "port": 9000,
-    "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 120, "validate": "ENABLED", "validateTimeoutInSeconds": 60},
+    "microvmImageHooks": {
+        "ready": "ENABLED",
+        "readyTimeoutInSeconds": 120,
+        "validate": "ENABLED",
+        "validateTimeoutInSeconds": 60,
+    },
     "microvmHooks": {
         name: value
         for hook in ("run", "resume", "suspend", "terminate")
@@ -83,7 +88,11 @@ class Service:
         say(f'   build.trust = "operator" in {config}: Dockerfiles are built on this host, which you trust yours to be')
         log = (self.state / "serve.log").open("ab")
         self.child = subprocess.Popen(
-            [REKINDLE, "--state", self.state, "serve"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [REKINDLE, "--state", self.state, "serve"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         deadline = time.monotonic() + 300
         while not self._answers():
@@ -227,7 +236,9 @@ def follow(client: Client, service: Service, arn: str) -> None:
     sizes = client.microvms.get_microvm_image_build(
         imageIdentifier=arn,
         imageVersion="1.0",
-        buildId=client.microvms.list_microvm_image_builds(imageIdentifier=arn, imageVersion="1.0")["items"][0]["buildId"],
+        buildId=client.microvms.list_microvm_image_builds(imageIdentifier=arn, imageVersion="1.0")["items"][0][
+            "buildId"
+        ],
     )["snapshotBuild"]
     say("   " + ", ".join(f"{key.removesuffix('InBytes')} {value / 2**20:.1f} MiB" for key, value in sizes.items()))
 
@@ -277,7 +288,9 @@ def sleep_and_wake(client: Client, service: Service, vm: dict[str, Any], session
     costs["a suspended microVM"] = f"0 MiB of memory, {disk_mib(Path(running['home'])):.1f} MiB of disk, no process"
     with step("next request -> resumed and answered"):
         after = session.get("/state").raise_for_status().json()
-    say(f"   background thread counted {before['ticks']} before and {after['ticks']} now; same process: {before['pid'] == after['pid']}")
+    say(
+        f"   background thread counted {before['ticks']} before and {after['ticks']} now; same process: {before['pid'] == after['pid']}"
+    )
     run_snippet(session, "log.write('second line, same open file\\n')\nlog.flush()\nopen('/tmp/notes.txt').read()")
     run_snippet(session, "primes[:5]")
     say(f"   hooks that the app has seen: {after['hooks']}")
@@ -292,7 +305,9 @@ def independence(client: Client, arn: str, first: dict[str, Any]) -> list[dict[s
     for number, (_, session) in enumerate(launched):
         session.post("/run", content=f"mine = {number}".encode()).raise_for_status()
     mine = [session.post("/run", content=b"mine").json()["result"] for _, session in launched]
-    say(f"   variable `mine` in the three: {mine}; none of them knows `primes`: {all('primes' not in s['variables'] for s in states)}")
+    say(
+        f"   variable `mine` in the three: {mine}; none of them knows `primes`: {all('primes' not in s['variables'] for s in states)}"
+    )
     say(f"   host kernel:  {os.uname().release}")
     for (vm, _), state in zip(launched, states, strict=True):
         say(
@@ -318,8 +333,12 @@ def end(client: Client, service: Service, vms: list[dict[str, Any]]) -> None:
     left = {
         "processes": [pid for pid in pids if Path(f"/proc/{pid}").exists()],
         "files": [str(home) for home in homes if home.exists()],
-        "mounts": [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(service.state / "vms") in line],
-        "sockets": [line for line in Path("/proc/net/unix").read_text().splitlines() if str(service.state / "vms") in line],
+        "mounts": [
+            line for line in Path("/proc/self/mounts").read_text().splitlines() if str(service.state / "vms") in line
+        ],
+        "sockets": [
+            line for line in Path("/proc/net/unix").read_text().splitlines() if str(service.state / "vms") in line
+        ],
         "endpoints": [vm["endpoint"] for vm in vms if not port_is_free(int(vm["endpoint"].rpartition(":")[2]))],
     }
     say("   left behind: " + ", ".join(f"{what} {len(found)}" for what, found in left.items()))
@@ -370,7 +389,9 @@ def summary(service: Service, costs: dict[str, str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--state", type=Path, default=default_state(os.environ) / "demo", help="state folder of the demo")
+    parser.add_argument(
+        "--state", type=Path, default=default_state(os.environ) / "demo", help="state folder of the demo"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the service running")
     options = parser.parse_args()
     service = Service(options.state.absolute())

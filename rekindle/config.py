@@ -98,7 +98,11 @@ def default_state(env: Mapping[str, str]) -> Path:
 
 
 def load(
-    *, state: Path | None = None, file: Path | None = None, listen: str | None = None, env: Mapping[str, str] | None = None
+    *,
+    state: Path | None = None,
+    file: Path | None = None,
+    listen: str | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Config:
     """Read the configuration. Raises Invalid naming the key and the rule."""
     env = os.environ if env is None else env

@@ -170,5 +170,3 @@ class _only_one:
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()
-
-

@@ -48,9 +48,7 @@ class Oven:
     clock: Clock
 
 
-async def bake(
-    oven: Oven, version: Version, config: ImageConfig, folder: Path, log: Callable[[str], None]
-) -> Snapshot:
+async def bake(oven: Oven, version: Version, config: ImageConfig, folder: Path, log: Callable[[str], None]) -> Snapshot:
     """Make `<folder>/snapshot` from `<folder>/root.erofs`. Raises BuildFailed with the spec's sentence."""
     vm_id = f"bake-{uuid.uuid4()}"
     spec = _spec(oven, version, vm_id, folder, boot=True)

@@ -29,7 +29,7 @@ from rekindle.store.db import Store
 LOG = logging.getLogger(__name__)
 MIB = 1024**2
 UNTRUSTED = (
-    "Builds are switched off: a Dockerfile build shares this host's kernel. Set build.trust = \"operator\" in "
+    'Builds are switched off: a Dockerfile build shares this host\'s kernel. Set build.trust = "operator" in '
     "rekindle.toml if every Dockerfile given to this service is your own."
 )
 
@@ -133,9 +133,7 @@ async def _built(shop: Workshop, version: Version, folder: str, built: build.Bui
 
 async def _tell(shop: Workshop, version: Version, what: str, why: str | None = None) -> None:
     detail = {"version": version.version}
-    await shop.store.add_event(
-        Event(subject=version.image_arn, at_ms=shop.clock(), what=what, why=why, detail=detail)
-    )
+    await shop.store.add_event(Event(subject=version.image_arn, at_ms=shop.clock(), what=what, why=why, detail=detail))
 
 
 def _fresh(work: Path, making: Path) -> None:

@@ -182,9 +182,7 @@ class Keeper:
             await self._lost(vm, INTERNAL, MachineError(why))
             return
         reason = f"The VMM ended; the MicroVM is back at its last suspended state. {why}"
-        await self._store.report(
-            vm, Fact.FELL_BACK, suspended_at_ms=self._at.clock(), handle=None, state_reason=reason
-        )
+        await self._store.report(vm, Fact.FELL_BACK, suspended_at_ms=self._at.clock(), handle=None, state_reason=reason)
         await self._at.relay.put_state(vm.id, "suspended")
         await self._tell(vm, Fact.FELL_BACK.value, why)
 

@@ -63,5 +63,12 @@ class Layout:
         """The folders that must exist before anything starts; only the owner may look in."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.state.chmod(0o700)
-        for folder in (self.run, self.images, self.vms, self.builds, self.state / "logs/builds", self.state / "logs/microvms"):
+        for folder in (
+            self.run,
+            self.images,
+            self.vms,
+            self.builds,
+            self.state / "logs/builds",
+            self.state / "logs/microvms",
+        ):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -25,7 +25,14 @@ class Operating:
     node = NODE
 
     def __init__(
-        self, *, agent: Agent, store: Store, host: Host, relay: Relay, addresses: Mapping[str, str], stop: Callable[[], None]
+        self,
+        *,
+        agent: Agent,
+        store: Store,
+        host: Host,
+        relay: Relay,
+        addresses: Mapping[str, str],
+        stop: Callable[[], None],
     ) -> None:
         self._agent = agent
         self._store = store

@@ -54,7 +54,9 @@ async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
     home = at.host.layout.home(vm.id)
     home.mkdir(mode=0o700, exist_ok=True)
     spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
-    handle = await _thawed(at, vm, spec, spec.image / "snapshot", hooks.runtime_call(baked.hooks, "run", vm), first=True)
+    handle = await _thawed(
+        at, vm, spec, spec.image / "snapshot", hooks.runtime_call(baked.hooks, "run", vm), first=True
+    )
     return Done(fact=Fact.STARTED, changes={"handle": handle.saved()})
 
 

@@ -104,10 +104,17 @@ class Cloud:
     def cli(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         env = os.environ | {"REKINDLE_TOOLS_DIR": str(self.tools_dir), "NO_COLOR": "1", "COLUMNS": "200"}
         done = subprocess.run(
-            [REKINDLE, "--state", self.state, *words], env=env, capture_output=True, text=True, timeout=timeout, check=False
+            [REKINDLE, "--state", self.state, *words],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"rekindle {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()[-3000:]}")
+            raise AssertionError(
+                f"rekindle {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()[-3000:]}"
+            )
         return done
 
     def log(self) -> str:
@@ -115,7 +122,9 @@ class Cloud:
 
     def env(self) -> dict[str, str]:
         script = f". {self.state}/client.env && env -0"
-        out = subprocess.run(["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", script], check=True, capture_output=True).stdout
+        out = subprocess.run(
+            ["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", script], check=True, capture_output=True
+        ).stdout
         return dict(line.split("=", 1) for line in out.decode().split("\0") if "=" in line)
 
     def client(self, service: str = "lambda-microvms", **keys: str) -> Any:

@@ -18,7 +18,9 @@ def test_an_image_reports_its_build_and_sizes(cloud, image) -> None:
     build = cloud.settled(image)
     assert build["buildState"] == "SUCCESSFUL"
     assert build["architecture"] == "X86_64"
-    assert all(build["snapshotBuild"][key] > 1_000_000 for key in ("memorySnapshotSizeInBytes", "codeInstallSizeInBytes"))
+    assert all(
+        build["snapshotBuild"][key] > 1_000_000 for key in ("memorySnapshotSizeInBytes", "codeInstallSizeInBytes")
+    )
     assert "STEP" in cloud.build_log(image)
 
 
@@ -69,7 +71,9 @@ def test_a_token_from_before_the_sleep_still_works(vm_running: Vm) -> None:
 
 
 def test_without_auto_resume_a_request_does_not_wake(launch: Callable[..., Vm]) -> None:
-    vm = launch(idlePolicy={"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": False})
+    vm = launch(
+        idlePolicy={"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": False}
+    )
     vm.until("RUNNING")
     vm.suspend()
     with vm.http() as session:

@@ -32,7 +32,9 @@ def test_an_archive_without_a_dockerfile(failing: Callable[..., str]) -> None:
 
 
 def test_a_failing_run_names_its_step(failing: Callable[..., str]) -> None:
-    reason = failing("failing-run", {"Dockerfile": b'FROM rekindle/debian:13\nRUN echo before\nRUN exit 7\nCMD ["true"]\n'})
+    reason = failing(
+        "failing-run", {"Dockerfile": b'FROM rekindle/debian:13\nRUN echo before\nRUN exit 7\nCMD ["true"]\n'}
+    )
     assert reason.startswith("CONTAINER_BUILD_FAILED")
     assert "RUN exit 7" in reason
     assert "7" in reason

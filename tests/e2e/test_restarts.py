@@ -41,8 +41,12 @@ def stop_and_start(cloud: Cloud) -> None:
     cloud.start()
 
 
-@pytest.mark.parametrize("fault", [restart_service, kill_relay, kill_both, stop_and_start], ids=lambda fault: fault.__name__)
-def test_running_and_suspended_vms_survive(fault: Callable[[Cloud], None], launch: Callable[..., Vm], cloud: Cloud) -> None:
+@pytest.mark.parametrize(
+    "fault", [restart_service, kill_relay, kill_both, stop_and_start], ids=lambda fault: fault.__name__
+)
+def test_running_and_suspended_vms_survive(
+    fault: Callable[[Cloud], None], launch: Callable[..., Vm], cloud: Cloud
+) -> None:
     running, sleeping = launch(), launch()
     for vm in (running, sleeping):
         vm.snippet("kept = 'still here'")
@@ -76,7 +80,9 @@ def test_a_vmm_killed_after_a_resume_falls_back_to_one_moment(vm_suspended: Vm) 
         vm.until("RUNNING")
         pid = vm.cloud.vmm_pid(vm.id)
         for number in range(1, random.randrange(2, 6)):
-            vm.snippet(f"number += {number}; f.seek(0); f.write(str(number)); f.truncate(); f.flush(); import os; os.sync()")
+            vm.snippet(
+                f"number += {number}; f.seek(0); f.write(str(number)); f.truncate(); f.flush(); import os; os.sync()"
+            )
         os.kill(pid, signal.SIGKILL)
         row = vm.until("SUSPENDED")
         assert "VMM" in row["stateReason"]
