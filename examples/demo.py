@@ -311,7 +311,8 @@ def independence(client: Client, arn: str, first: dict[str, Any]) -> list[dict[s
     say(f"   host kernel:  {os.uname().release}")
     for (vm, _), state in zip(launched, states, strict=True):
         say(
-            f"   guest kernel: {state['kernel']}  {state['hostname']}  machine-id {state['machine_id'][:8]}…  urandom {state['random'][:16]}…"
+            f"   guest kernel: {state['kernel']}  {state['hostname']}"
+            f"  machine-id {state['machine_id'][:8]}…  urandom {state['random'][:16]}…"
         )
         if vm["microvmId"] == first["microvmId"]:
             sys.exit("a new microVM has the id of the first")
@@ -358,7 +359,8 @@ def cost_of_running(pid: int, home: Path) -> str:
     before, began = cpu_ticks(pid), time.perf_counter()
     time.sleep(2)
     share = (cpu_ticks(pid) - before) / os.sysconf("SC_CLK_TCK") / (time.perf_counter() - began)
-    return f"{private_mib:.0f} MiB of its own ({pss_mib:.0f} MiB with its share of the image), {disk_mib(home):.1f} MiB of disk, {share * 100:.1f} % of a core idle"
+    memory = f"{private_mib:.0f} MiB of memory of its own ({pss_mib:.0f} MiB with its share of the image)"
+    return f"{memory}, {disk_mib(home):.1f} MiB of disk, {share * 100:.1f} % of a core while idle"
 
 
 def cpu_ticks(pid: int) -> int:

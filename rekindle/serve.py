@@ -23,6 +23,7 @@ from rekindle.artifacts import app as artifacts
 from rekindle.clock import Clock, wall_ms
 from rekindle.config import Config
 from rekindle.core.errors import Invalid, MachineError
+from rekindle.core.managed import Managed
 from rekindle.driver import probe
 from rekindle.driver.qemu import QemuDriver
 from rekindle.guest import kernel
@@ -90,7 +91,7 @@ async def _serve(config: Config, clock: Clock) -> None:
                 resolvers=config.egress.resolvers,
             ),
         )
-        desk = Desk(agent, who.token_key, managed)
+        desk = Desk(agent, who.token_key, Managed(managed.name, managed.version, managed.made_at_ms))
         stop = asyncio.Event()
         addresses = {"api": servers.bound_to(api_socket), "artifacts": servers.bound_to(store_socket)}
         operating = Operating(agent=agent, store=store, host=host, relay=relay, addresses=addresses, stop=stop.set)
@@ -125,8 +126,9 @@ async def _host(config: Config, layout: Layout, tools: Toolbox) -> Host:
     accel, why = await probe.choose(config.machine.accel, tools, layout.state / "accel.json")
     LOG.info("accelerator %s: %s", accel.value, why)
     as_root = os.geteuid() == 0
-    driver = QemuDriver(config.machine)
-    return Host(config=config, layout=layout, accel=accel, as_root=as_root, driver=driver)
+    launcher = binaries.find("rekindle-jail")
+    driver = QemuDriver(launcher, pagemap_kind=config.machine.pagemap)
+    return Host(config=config, layout=layout, accel=accel, as_root=as_root, launcher=launcher, driver=driver)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from rekindle.core.errors import NoCapacity, NotFound, RekindleError
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
+from rekindle.driver import manifest
 from rekindle.guest.client import RelayGone
 from rekindle.image import toolbox
 from rekindle.node import builds
@@ -235,6 +236,4 @@ class Agent:
 
 def toolbox_of(at: Hands, folder: str) -> str:
     """The digest of the toolbox tree that a baked snapshot names."""
-    from rekindle.driver import manifest
-
-    return manifest.load(at.host.layout.image(folder) / "snapshot").tools
+    return manifest.read(at.host.layout.image(folder) / "snapshot").binding.tools

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rekindle.core.managed import Managed
 from rekindle.core.microvm import MicroVM
 from rekindle.core.token import Claims
 from rekindle.node.agent import Agent
@@ -11,7 +12,7 @@ from rekindle.seal import TokenKey, seal
 
 
 class Desk:
-    def __init__(self, agent: Agent, token_key: TokenKey, managed: object) -> None:
+    def __init__(self, agent: Agent, token_key: TokenKey, managed: Managed) -> None:
         self._agent = agent
         self._token_key = token_key
         self._managed = managed
@@ -31,5 +32,5 @@ class Desk:
         claims = Claims(vm_id=vm.id, generation=vm.generation, ports=tuple(ports), expires_at_s=expires_at_s)
         return seal(self._token_key, claims)
 
-    def managed(self) -> object:
+    def managed(self) -> Managed:
         return self._managed

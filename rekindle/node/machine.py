@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 from rekindle.config import Config
 from rekindle.core.arn import managed_connector
@@ -24,6 +25,7 @@ class Host:
     layout: Layout
     accel: Accel
     as_root: bool
+    launcher: Path  #: the built rekindle-jail
     driver: Driver
 
     def uid(self, slot: int) -> int | None:

@@ -15,5 +15,5 @@ async def tidy(layout: Layout, host: Host, vm: MicroVM, baked: Baked) -> None:
     if vm.snapshot is None:
         return
     spec = spec_of(host, vm, folder=baked.folder, tools=baked.tools)
-    await layers.merge(spec, layout.sleep(vm.id, vm.snapshot))
     await asyncio.to_thread(layers.drop_older, layout.home(vm.id) / "snapshots", keep=str(vm.snapshot))
+    await layers.merge(host.launcher, spec, layout.sleep(vm.id, vm.snapshot))
