@@ -41,7 +41,7 @@ class Api:
     """A request in, an answer out; RekindleError never leaves it, anything else that does is a bug."""
 
     def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+        self.tools = tools
 
     async def answer(self, raw: Raw) -> Reply:
         operation: Operation | None = None
@@ -50,7 +50,7 @@ class Api:
             routed = self.route(signed)
             operation = routed.operation
             parsed = self.parse(routed)
-            return await operations.perform(self._tools, parsed)
+            return await operations.perform(self.tools, parsed)
         except RekindleError as err:
             _log.info("%s %s: %s: %s", raw.request_id, operation and operation.name, type(err).__name__, err.message)
             return errors.refusal(err, operation)
@@ -60,12 +60,12 @@ class Api:
         request = sigv4.SignedRequest(
             raw.method, raw.path, raw.query, raw.headers, hashlib.sha256(raw.body).hexdigest()
         )
-        key = await self._tools.store.access_key(sigv4.claimed_key_id(request, service=SIGNING_NAME))
+        key = await self.tools.store.access_key(sigv4.claimed_key_id(request, service=SIGNING_NAME))
         identity = sigv4.verify(
             request,
             lambda key_id: key.secret if key is not None and key.key_id == key_id else None,
             service=SIGNING_NAME,
-            now_ms=self._tools.clock(),
+            now_ms=self.tools.clock(),
         )
         if key is None or _REGION.fullmatch(identity.region) is None:
             raise Denied(f"'{identity.region}' is not a region")

@@ -1,0 +1,99 @@
+"""ARNs, sizes, connectors, the managed base and the deadlines in a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rekindle.core import connectors, managed, sizes
+from rekindle.core.arn import ImageArn, image_arn, managed_connector
+from rekindle.core.errors import Denied, Invalid, NotFound
+from rekindle.core.managed import Managed
+from tests.store.rows import HandClock, vm_row
+
+REGION = "eu-west-1"
+BASE = Managed("debian-13", "1", 1)
+INTERNET, NONE = (managed_connector(REGION, name) for name in connectors.EGRESS)
+
+
+@given(name=st.from_regex(r"[a-zA-Z0-9-_]{1,64}", fullmatch=True), account=st.from_regex(r"[0-9]{12}", fullmatch=True))
+def test_an_arn_is_read_as_it_is_written(name: str, account: str) -> None:
+    arn = ImageArn(REGION, account, name)
+    assert image_arn(str(arn)) == arn
+
+
+@pytest.mark.parametrize("text", ["", "demo", "arn:", "arn:aws:s3:::x", "arn:aws:lambda:r:1:", "arn:aws:lambda:r:1"])
+def test_what_is_no_lambda_arn_is_invalid(text: str) -> None:
+    with pytest.raises(Invalid, match="Invalid ARN format"):
+        image_arn(text)
+
+
+@pytest.mark.parametrize(
+    "rest", ["function:x", "microvm-image/x", "microvm-image:", "microvm-image:a/b", "microvm-image:x\n"]
+)
+def test_an_arn_of_another_kind_is_denied(rest: str) -> None:
+    with pytest.raises((Denied, Invalid)):
+        image_arn(f"arn:aws:lambda:r:1:{rest}")
+
+
+def test_sizes_are_awss_and_the_operators() -> None:
+    assert sizes.check_memory(256, (256,), "base") == 256
+    for memory_mib in sizes.AWS_SIZES_MIB:
+        assert sizes.check_memory(memory_mib, (), "base") == memory_mib
+    for memory_mib in (0, -512, 256, 3072, 16384):
+        with pytest.raises(Invalid, match=rf"{memory_mib} MiB is not supported .* \[512, 1024, 2048, 4096, 8192\]"):
+            sizes.check_memory(memory_mib, (), "base")
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "host_cpus", "expected"),
+    [(256, 2, 1), (2048, 2, 1), (4096, 8, 2), (8192, 8, 4), (8192, 2, 2), (8192, 0, 1)],
+)
+def test_vcpus_follow_the_memory_up_to_the_host(memory_mib: int, host_cpus: int, expected: int) -> None:
+    assert sizes.vcpus(memory_mib, host_cpus) == expected
+
+
+def test_the_base_is_ours_in_its_region() -> None:
+    arn = BASE.arn(REGION)
+    assert managed.base_version(BASE, REGION, arn, None) == "1.0"
+    assert managed.base_version(BASE, REGION, arn, "1") == "1.0"
+    for wrong_arn, version in ((arn, "2"), (BASE.arn("us-east-1"), None), ("x", "1")):
+        with pytest.raises(Invalid, match="No managed MicroVM Image with arn"):
+            managed.base_version(BASE, REGION, wrong_arn, version)
+    for version in ("1.0", "", "one", "\u0661"):
+        with pytest.raises(Invalid, match="Expected a single major version number"):
+            managed.base_version(BASE, REGION, arn, version)
+
+
+def test_the_connectors_in_force() -> None:
+    assert connectors.ingress(REGION, []) == (managed_connector(REGION, "HTTP_INGRESS"),)
+    assert connectors.egress(REGION, []) == (INTERNET,)
+    assert connectors.egress(REGION, [], (NONE,)) == (NONE,)
+    assert connectors.egress(REGION, [INTERNET], (NONE,)) == (INTERNET,)
+    pair = [managed_connector(REGION, name) for name in ("ALL_INGRESS", "SHELL_INGRESS")]
+    assert connectors.ingress(REGION, pair) == tuple(pair)
+
+
+def test_a_connector_that_is_not_there_is_named() -> None:
+    custom = f"arn:aws:lambda:{REGION}:000000000000:network-connector:nc-1"
+    with pytest.raises(NotFound, match=f"Network connector not found for: {custom}"):
+        connectors.egress(REGION, [custom])
+    with pytest.raises(Invalid, match="Only one egress"):
+        connectors.egress(REGION, [INTERNET, NONE])
+    with pytest.raises(Invalid, match="Malformed"):
+        connectors.ingress(REGION, ["x"])
+    for other_region in (managed_connector("us-east-1", "HTTP_INGRESS"), INTERNET):
+        with pytest.raises(Invalid, match=f"Unrecognized managed network connector ARN: {other_region}"):
+            connectors.ingress(REGION, [other_region])
+
+
+def test_deadlines_come_from_the_row() -> None:
+    vm = vm_row(HandClock(1_000_000))
+    assert vm.expires_at_ms() == 1_000_000 + 28_800_000
+    assert vm.sleep_ends_at_ms() is None
+    asleep = replace(vm, suspended_at_ms=2_000_000)
+    assert asleep.sleep_ends_at_ms() == 2_000_000 + 600_000
+    assert replace(asleep, idle=None).sleep_ends_at_ms() is None
