@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypedDict, Unpack
 
 from rekindle.clock import Clock
@@ -167,10 +169,11 @@ class MicroVMs:
     def _free_port(self, node: str, ports: range, *, after: int | None = None) -> int:
         rows = self._db.all("used_ports", node=node, freed_before_ms=self._clock() - PORT_REST_MS)
         used = {row["endpoint_port"] for row in rows}
-        free = [port for port in ports if port not in used]
-        if not free:
-            raise NoCapacity(f"Every endpoint port from {ports.start} to {ports.stop - 1} is taken")
-        return next((port for port in free if after is not None and port > after), free[0])
+        start = 0 if after is None else bisect_right(ports, after)
+        for port in chain(ports[start:], ports[:start]):
+            if port not in used:
+                return port
+        raise NoCapacity(f"Every endpoint port from {ports.start} to {ports.stop - 1} is taken")
 
 
 def place(vm: MicroVM) -> str:

@@ -1,17 +1,77 @@
-"""Every query in queries.sql is used: what no code runs is deleted."""
+"""Every query in queries.sql is run by the store, and here, once: what nothing runs is deleted."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rekindle.core.lifecycle import Ask, Fact
 from rekindle.store import sql
+from rekindle.store.db import Store
+
+from .rows import ACCOUNT, PORTS, REGION, HandClock, arn, image_rows, vm_row
 
 STORE = Path(sql.__file__).parent
 
 
-def test_every_query_is_called_somewhere_and_every_call_has_its_query() -> None:
+class Noting(Mapping[str, str]):
+    """The queries, and which of them were asked for."""
+
+    def __init__(self, queries: Mapping[str, str]) -> None:
+        self._queries = queries
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.used.add(name)
+        return self._queries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._queries)
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+
+def test_every_call_has_its_query() -> None:
     code = "".join(file.read_text() for file in STORE.glob("*.py"))
     called = set(re.findall(r"\.(?:all|one|run)\(\s*\"(\w+)\"", code))
-    named = {name for name in sql.queries() if not name.startswith("invariant_")}
-    assert called == named
+    assert called == {name for name in sql.queries() if not name.startswith("invariant_")}
+
+
+async def test_every_query_runs(store: Store, clock: HandClock) -> None:
+    noting = Noting(store._db.queries)
+    store._db.queries = noting
+    await store.secret("cursor")
+    await store.add_account(ACCOUNT, "again")
+    await store.add_access_key("AKIA1", "s", ACCOUNT, "x")
+    await store.access_keys()
+    await an_image(store)
+    await a_machine(store, clock)
+    await store.check_invariants()
+    clock.pass_minutes(62)
+    await store.forget_terminated(clock())
+    await store.delete_image(arn("demo"))
+    assert noting.used == set(noting)
+
+
+async def an_image(store: Store) -> None:
+    image, version, build = image_rows()
+    await store.create_image(image, version, build, client_token="t", token_digest="d")
+    version = await store.building((await store.versions_owing())[0])
+    await store.built(version, folder="f", memory_snapshot_bytes=1, disk_snapshot_bytes=1, code_install_bytes=1)
+    await store.images(ACCOUNT, REGION, after=None, limit=1, name_contains=None)
+    await store.version(image.arn, "1.0")
+    await store.versions(image.arn, after=None, limit=1)
+    await store.active_version(image.arn)
+    await store.build(build.id)
+    await store.builds(image.arn, "1.0")
+    await store.version_folders()
+
+
+async def a_machine(store: Store, clock: HandClock) -> None:
+    vm = await store.run_microvm(vm_row(clock), PORTS, client_token="t", token_digest="d")
+    await store.microvms(ACCOUNT, REGION)
+    await store.owing("local")
+    await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)
+    await store.events(vm.id, 9)
