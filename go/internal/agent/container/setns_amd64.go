@@ -1,0 +1,4 @@
+package container
+
+// sysSetns is the number that package syscall has no constant for.
+const sysSetns = 308
