@@ -10,8 +10,8 @@ A *machine folder* (`MachineSpec.home`) belongs to one VM and the driver may wri
     snapshots/<name>/   what `snapshot` makes: immutable, `manifest.json` renamed in last
 
 An *image folder* (`MachineSpec.image`) is read-only and shared by every VM of the version: `root.erofs` and `snapshot/`
-(the baked snapshot: `manifest.json`, `ram`, `state`, and `disk.raw`, the writable disk as it was at bake). A boot (bake)
-needs only `root.erofs` there; it makes `ram` and `disk.raw` in its own home, and `snapshot` copies them sparse.
+(the baked snapshot: `manifest.json`, `ram`, `state`, and `disk.raw`, the writable disk as it was at bake). A boot
+(bake) needs only `root.erofs` there; it makes `ram` and `disk.raw` in its own home, and `snapshot` copies them sparse.
 """
 
 from __future__ import annotations

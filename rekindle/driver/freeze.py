@@ -1,0 +1,65 @@
+"""The files of a snapshot, written from a paused VM. Blocking; `manifest.json` is not written here.
+
+Order of durability: every file is fsynced by whoever writes it, then `seal` fsyncs the folders and renames the manifest
+in.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rekindle.driver import delta, files, layers, manifest, pagemap
+from rekindle.driver.base import Snapshot
+from rekindle.driver.files import Sum
+from rekindle.driver.manifest import Layer, Manifest
+
+READ_ONLY = 0o444
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    files: Mapping[str, Sum]
+    disks: tuple[Layer, ...] = ()
+
+
+def fresh(into: Path) -> None:
+    """An empty folder. A snapshot without its manifest is replaced; a whole one is an error of the caller."""
+    if (into / manifest.NAME).exists():
+        raise FileExistsError(17, "a whole snapshot is there already", str(into))
+    if into.exists():
+        shutil.rmtree(into)
+    into.mkdir(parents=True)
+
+
+def image(home: Path, into: Path) -> Parts:
+    """The baked snapshot: RAM and disk as sparse copies, read-only."""
+    sums = {name: files.copy_sparse(home / name, into / name, mode=READ_ONLY) for name in ("ram", "disk.raw")}
+    return Parts(files={**sums, "state": files.sum_of(into / "state")})
+
+
+def own(
+    home: Path, into: Path, *, pid: int, ram: Path, memory_bytes: int, own_pages: pagemap.Reader, below: Sequence[Path]
+) -> Parts:
+    """A VM's snapshot: its own pages, and links to its disk layers (top first)."""
+    regions = pagemap.regions_of(pid, ram, memory_bytes)
+    saved = delta.save(into / "delta", pid, regions, own_pages(pid, regions), memory_bytes)
+    linked = layers.link_all(home / layers.TOP, list(below), into)
+    return Parts(files={"delta": saved, "state": files.sum_of(into / "state")}, disks=linked)
+
+
+def seal(whole: Manifest, into: Path) -> Snapshot:
+    """Make the snapshot whole, for good, and measure it."""
+    files.sync(into)
+    whole.write(into)
+    files.sync(into.parent)
+    memory = files.allocated_bytes(into / ("ram" if whole.kind == manifest.IMAGE else "delta"))
+    disks = ["disk.raw"] if whole.kind == manifest.IMAGE else [layer.file for layer in whole.disks]
+    return Snapshot(
+        folder=into,
+        memory_bytes=memory,
+        disk_bytes=sum(files.allocated_bytes(into / name) for name in disks),
+        private_bytes=memory,
+    )

@@ -1,0 +1,160 @@
+"""`manifest.json`: what a snapshot is, what it is bound to, its digests. Renamed in last: it says that it is whole.
+
+Device state loads *silently* on another processor model, memory size or QEMU: the guest just hangs (vmm.md §8). So
+everything that binds a snapshot is named here and compared before a byte of it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from rekindle.core.errors import SnapshotMismatch
+from rekindle.driver import files
+from rekindle.driver.files import Sum
+
+FORMAT = 1
+NAME = "manifest.json"
+TSC_TOLERANCE_PPM = 250
+IMAGE, VM = "image", "vm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binding:
+    """What a snapshot needs of the machine that resumes it."""
+
+    tools: str
+    qemu: str
+    machine: str
+    cpu: str
+    memory_mib: int
+    vcpus: int
+    accel: str
+    tsc_khz: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A qcow2 layer in the snapshot's folder. It has a size but no sum: hashing gigabytes has no place in a suspend."""
+
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    kind: str  #: IMAGE or VM
+    binding: Binding
+    kernel_sha256: str
+    created_at_ms: int
+    base: str | None  #: SHA-256 of the image's manifest; None for the image itself
+    files: Mapping[str, Sum]
+    disks: tuple[Layer, ...] = ()  #: top first; below the last lies the image's disk.raw
+
+    def to_json(self) -> bytes:
+        flat = {
+            "format": FORMAT,
+            "kind": self.kind,
+            **asdict(self.binding),
+            "kernel_sha256": self.kernel_sha256,
+            "created_at_ms": self.created_at_ms,
+            "base": self.base,
+            "files": {name: {"bytes": one.size_bytes, "digest": one.digest} for name, one in self.files.items()},
+            "disks": [asdict(one) for one in self.disks],
+        }
+        return json.dumps(flat, indent=1).encode() + b"\n"
+
+    def write(self, folder: Path) -> None:
+        """Rename it into `folder`, after everything in there is durable. Blocking."""
+        files.replace_durably(folder / NAME, self.to_json())
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a whole snapshot. Raises SnapshotMismatch when there is none or it is not one of ours."""
+    path = folder / NAME
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError as err:
+        raise SnapshotMismatch(f"{folder} holds no whole snapshot: it has no {NAME}") from err
+    except ValueError as err:
+        raise SnapshotMismatch(f"{path} is not JSON") from err
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise SnapshotMismatch(f"{path} has not snapshot format {FORMAT}")
+    try:
+        return _from(values)
+    except (KeyError, TypeError, AttributeError) as err:
+        raise SnapshotMismatch(f"{path} lacks something or has it of the wrong kind") from err
+
+
+def _from(values: dict[str, Any]) -> Manifest:
+    sums = {name: Sum(one["bytes"], one["digest"]) for name, one in values["files"].items()}
+    layers = tuple(Layer(one["file"], one["bytes"]) for one in values["disks"])
+    for name in (*sums, *(layer.file for layer in layers)):
+        if Path(name).name != name:
+            raise SnapshotMismatch(f"A snapshot names a file outside its folder: {name!r}")
+    return Manifest(
+        kind=values["kind"],
+        binding=Binding(**{name: _of_kind(values[name], kind) for name, kind in get_type_hints(Binding).items()}),
+        kernel_sha256=values["kernel_sha256"],
+        created_at_ms=values["created_at_ms"],
+        base=values["base"],
+        files=sums,
+        disks=layers,
+    )
+
+
+def _of_kind(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
+
+
+def digest(folder: Path) -> str:
+    """What a VM's snapshot names as its base: the SHA-256 of the image's manifest. Raises SnapshotMismatch."""
+    try:
+        return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+    except FileNotFoundError as err:
+        raise SnapshotMismatch(f"{folder} holds no whole snapshot: it has no {NAME}") from err
+
+
+def check_binding(manifest: Manifest, here: Binding) -> None:
+    """Raises SnapshotMismatch naming the first difference between the snapshot and this machine."""
+    for name, there, ours in (
+        (name, getattr(manifest.binding, name), getattr(here, name)) for name in Binding.__slots__
+    ):
+        same = _close(there, ours) if name == "tsc_khz" else there == ours
+        if not same:
+            raise SnapshotMismatch(f"The snapshot was made with {name} {there!r}; this machine has {ours!r}")
+
+
+def _close(there: int, ours: int) -> bool:
+    return abs(there - ours) * 1_000_000 <= TSC_TOLERANCE_PPM * ours
+
+
+def check_sizes(manifest: Manifest, folder: Path) -> None:
+    """Cheap, for every launch: all files are there and as long as they were. Raises SnapshotMismatch."""
+    sizes = {name: one.size_bytes for name, one in manifest.files.items()} | {
+        one.file: one.bytes for one in manifest.disks
+    }
+    for name, wanted in sizes.items():
+        try:
+            found = (folder / name).lstat().st_size
+        except FileNotFoundError as err:
+            raise SnapshotMismatch(f"{folder / name} is missing") from err
+        if found != wanted:
+            raise SnapshotMismatch(f"{folder / name} has {found} bytes; the snapshot was made with {wanted}")
+
+
+def verify(folder: Path) -> Manifest:
+    """Read every file and compare its digest. Blocking and slow: when a snapshot is imported or suspected, never on
+    the way of a launch. Raises SnapshotMismatch naming the file."""
+    manifest = read(folder)
+    check_sizes(manifest, folder)
+    for name, wanted in manifest.files.items():
+        if not files.same_sum(folder / name, wanted):
+            raise SnapshotMismatch(f"{folder / name} is not what it was when the snapshot was made")
+    return manifest
