@@ -126,9 +126,11 @@ def _map(shape: Shape, value: Any) -> Any:
 def _string(shape: Shape, value: Any) -> str:
     if not isinstance(value, str):
         _mismatch(shape, value)
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise Malformed("A string holds half a surrogate pair")
-    return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Malformed("A string holds half a surrogate pair") from None
+    return str(value)
 
 
 def _integer(shape: Shape, value: Any) -> int:

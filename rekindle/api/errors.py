@@ -75,8 +75,8 @@ def refusal(err: RekindleError, operation: Operation | None) -> Reply:
     if name == INTERNAL:
         return internal()
     headers = {"X-Amzn-Errortype": name}
-    if isinstance(err, Throttled):
-        headers["Retry-After"] = str(err.retry_after_s)
+    if name == "ThrottlingException":
+        headers["Retry-After"] = str(err.retry_after_s if isinstance(err, Throttled) else 1)
     if isinstance(err, TooLarge):
         headers["Connection"] = "close"  # the rest of the body is still coming
     message: str | None = err.message or None  # a bad cursor has no text (spec §1.8)

@@ -7,7 +7,7 @@ import json
 
 from rekindle.api.context import Parsed
 from rekindle.core.arn import image_arn
-from rekindle.core.errors import Denied, NotFound
+from rekindle.core.errors import Denied, NotFound, Unfinished
 from rekindle.core.microvm import MicroVM
 from rekindle.store.db import Store
 
@@ -31,6 +31,12 @@ async def own_microvm(store: Store, call: Parsed) -> MicroVM:
     if vm is None or (vm.account, vm.region) != (call.caller.account, call.caller.region):
         raise NotFound(f"MicroVM not found: {vm_id}")
     return vm
+
+
+def refuse_kms(call: Parsed) -> None:
+    """Raises Unfinished: a key that would not be used must not be accepted."""
+    if "kmsKeyIdentifier" in call.params:
+        raise Unfinished("kmsKeyIdentifier is not supported by this version of Rekindle.")
 
 
 def digest(call: Parsed) -> str:

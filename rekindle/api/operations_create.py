@@ -45,6 +45,7 @@ class Settings:
 
 
 async def create_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
+    names.refuse_kms(call)
     settings = _settings(tools, call.caller, call.params)
     image = _image(call, tools.clock())
     version = _version(tools, call, image, settings)

@@ -25,14 +25,12 @@ _LAUNCHABLE = (ImageState.CREATED, ImageState.UPDATED, ImageState.UPDATING, Imag
 
 
 async def run(tools: Tools, call: Parsed) -> Mapping[str, Any]:
-    version = await _active_version(tools, call)
-    _check_run(call.params, version)
-    vm = await tools.store.run_microvm(
-        _pending(tools, call, version),
-        range(tools.config.ingress.first_port, tools.config.ingress.last_port + 1),
-        client_token=call.params.get("clientToken"),
-        token_digest=names.digest(call),
-    )
+    caller, token, digest = call.caller, call.params.get("clientToken"), names.digest(call)
+    vm = await tools.store.ran_before(caller.account, caller.region, client_token=token, token_digest=digest)
+    if vm is None:
+        new = await _checked(tools, call)
+        ports = range(tools.config.ingress.first_port, tools.config.ingress.last_port + 1)
+        vm = await tools.store.run_microvm(new, ports, client_token=token, token_digest=digest)
     if vm.phase is Phase.PENDING:  # a repeated client token may find it far along
         vm = await tools.engine.admit(vm)
     return _show(tools, vm)
@@ -87,6 +85,14 @@ async def _ask(tools: Tools, call: Parsed, ask: Ask) -> dict[str, Any]:
     await tools.store.ask(vm.id, ask)
     tools.engine.kick()
     return {}
+
+
+async def _checked(tools: Tools, call: Parsed) -> MicroVM:
+    """The row to be, every rule checked."""
+    names.refuse_kms(call)
+    version = await _active_version(tools, call)
+    _check_run(call.params, version)
+    return _pending(tools, call, version)
 
 
 async def _active_version(tools: Tools, call: Parsed) -> Version:

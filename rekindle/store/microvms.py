@@ -55,6 +55,13 @@ class MicroVMs:
             self._tell_vm(vm, vm.phase.value, "client asked")
         return vm
 
+    async def ran_before(
+        self, account: str, region: str, *, client_token: str | None, token_digest: str
+    ) -> MicroVM | None:
+        """What the same client token made, whatever has become of its image since. Raises Refused as `run_microvm`."""
+        made = tokens.earlier(self._db, _RUN, account, region, client_token, token_digest)
+        return None if made is None else self._read(made)
+
     async def microvm(self, vm_id: str) -> MicroVM | None:
         row = self._db.one("microvm", id=vm_id)
         return None if row is None else _microvm(row)

@@ -51,6 +51,7 @@ def test_errors_are_those_that_the_operation_models(one: Operation) -> None:
 def test_no_room_to_wake_is_something_clients_come_back_after() -> None:
     resume, run = (Operation("lambda-microvms", operation(name)) for name in ("ResumeMicrovm", "RunMicrovm"))
     assert shape_name(NoCapacity("full"), resume) == "ThrottlingException"
+    assert refusal(NoCapacity("full"), resume).headers["Retry-After"] == "1"
     assert shape_name(NoCapacity("full"), run) == "InsufficientCapacityException"
 
 

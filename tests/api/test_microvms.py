@@ -17,7 +17,7 @@ from rekindle.core.lifecycle import WIRE, Ask, Fact, Phase
 from rekindle.store.db import Store
 from tests.store.rows import ACCOUNT, OTHER, REGION, HandClock, arn, build_row, built_image, image_rows, started
 
-from .wire import TOKEN_KEY, RecordingEngine, Wire, operation
+from .wire import TOKEN_KEY, RecordingEngine, Wire, create_params, operation
 
 CONNECTOR = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:"
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 1800, "autoResumeEnabled": True}
@@ -192,6 +192,14 @@ async def test_run_refuses(wire: Wire, image: str, store: Store, changes: dict[s
     assert await store.microvms(ACCOUNT, REGION) == []
 
 
+async def test_a_key_that_would_not_be_used_is_refused(wire: Wire, image: str, store: Store) -> None:
+    for name, params in (("RunMicrovm", {"imageIdentifier": image}), ("CreateMicrovmImage", create_params(name="new"))):
+        answer = await wire.call(name, **params, kmsKeyIdentifier="alias/mine")
+        assert (answer.status, answer.error[0]) == (501, "UnsupportedOperationException")
+    assert await store.microvms(ACCOUNT, REGION) == []
+    assert await store.image(arn("new")) is None
+
+
 async def test_a_payload_needs_a_hook(wire: Wire, store: Store) -> None:
     answer = await wire.call("RunMicrovm", imageIdentifier=await hookless(store), runHookPayload="x")
     assert answer.error[1] == "The run hook must be enabled in the MicroVM image to pass the run hook payload."
@@ -217,12 +225,20 @@ async def test_no_port_left_is_no_capacity(wire: Wire, image: str) -> None:
     assert (answer.status, answer.error[0]) == (500, "InsufficientCapacityException")
 
 
-async def test_a_client_token_makes_a_retry_safe(wire: Wire, other: Wire, image: str, engine: RecordingEngine) -> None:
+async def test_a_client_token_makes_a_retry_safe(
+    wire: Wire, other: Wire, image: str, engine: RecordingEngine, store: Store
+) -> None:
     first = await wire.ok("RunMicrovm", imageIdentifier=image, clientToken="t")
     assert await wire.ok("RunMicrovm", imageIdentifier=image, clientToken="t") == first
     clash = await wire.call("RunMicrovm", imageIdentifier=image, clientToken="t", maximumDurationInSeconds=5)
     assert (clash.status, clash.error[0]) == (409, "ConflictException")
     assert set(engine.admitted) == {first["microvmId"]}
+    await store.report(await store.ask(first["microvmId"], Ask.TERMINATE), Fact.STOPPED)
+    await store.delete_image(image)
+    again = await wire.ok("RunMicrovm", imageIdentifier=image, clientToken="t")
+    assert (again["microvmId"], again["state"]) == (first["microvmId"], "TERMINATED")
+    theirs = await other.call("RunMicrovm", imageIdentifier=image, clientToken="t")
+    assert theirs.status == 403
 
 
 PER_VM = ("GetMicrovm", "SuspendMicrovm", "ResumeMicrovm", "TerminateMicrovm", "CreateMicrovmAuthToken")
