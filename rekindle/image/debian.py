@@ -63,7 +63,7 @@ async def make_tar(
     try:
         await run_ok(argv, env=_environment(scratch), deadline_s=DEADLINE_S, on_line=_reporter(progress))
     except CommandFailed as err:
-        raise _explained(err) from err
+        raise explained(err) from err
 
 
 def _argv(out: Path, scratch: Path, variant: str, include: Sequence[str], hooks: Sequence[str]) -> list[str]:
@@ -114,7 +114,8 @@ def _reporter(progress: Progress) -> Callable[[str], None]:
     return report
 
 
-def _explained(err: CommandFailed) -> MachineError:
+def explained(err: CommandFailed) -> MachineError:
+    """What to do about a failure of mmdebstrap; the failure itself where nothing better is known."""
     said = err.stderr.decode(errors="replace")
     if (found := _NO_SUITE.search(said)) is not None:
         return MachineError(

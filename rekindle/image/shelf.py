@@ -76,7 +76,8 @@ async def put(folder: Path, name: str, made: Path, facts: dict[str, Any]) -> Non
 
 def whole(folder: Path) -> dict[str, dict[str, Any]]:
     """Name and facts of everything whole on the shelf."""
-    found = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json")) if file.name[0] != "."}
+    files = (file for file in sorted(folder.glob("*.json")) if NAME.fullmatch(file.stem))
+    found = {file.stem: json.loads(file.read_text()) for file in files}
     return {name: facts for name, facts in found.items() if (folder / name).is_dir()}
 
 

@@ -30,6 +30,7 @@ PACKAGES = (
     "e2fsprogs",
     "erofs-utils",
     "iproute2",
+    "netavark",  # buildah does not start without it, whatever the network of a build
     "nftables",
     "qemu-system-x86",
     "qemu-utils",
@@ -144,7 +145,7 @@ async def _make(tools_dir: Path, progress: Progress) -> Toolbox:
     progress("making the toolbox: QEMU, buildah and a guest kernel from this machine's Debian sources")
     async with shelf.making(tools_dir) as scratch:
         root = await _tree(scratch, progress)
-        packages = dict(_packages((root / "var/lib/dpkg/status").read_text()))
+        packages = dict(dpkg_packages((root / "var/lib/dpkg/status").read_text()))
         packages |= await _kernel(root, scratch, progress)
         name = digest_of(packages)
         if name not in shelf.whole(tools_dir):
@@ -200,7 +201,7 @@ async def _kernel(root: Path, scratch: Path, progress: Progress) -> dict[str, st
     return {name: version}
 
 
-def _packages(status: str) -> Iterator[tuple[str, str]]:
+def dpkg_packages(status: str) -> Iterator[tuple[str, str]]:
     """Name and version of every installed package in a dpkg status file."""
     for paragraph in status.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"[A-Z][\w-]*: ", line))
