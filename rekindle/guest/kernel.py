@@ -23,7 +23,7 @@ WANTED = (
     "crc32c-intel",
     "erofs",  # the root disk
     "overlay",  # root disk + writable disk
-    "nf_tables",  # the way out: connections caught in the guest (egress.md)
+    "nf_tables",  # the way out: connections caught in the guest
     "nft_chain_nat",
     "nft_redir",
     "nft_ct",
