@@ -1,0 +1,39 @@
+"""A store in a process of its own: `python -m tests.artifacts.server FOLDER [CERTIFICATE KEY]`.
+
+Prints its port when it listens. Ends with SIGTERM, or is killed. Two accounts with a key each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from rekindle.artifacts import Limits, make_app
+from rekindle.clock import wall_ms
+from rekindle.core.account import AccessKey
+
+ALICE = AccessKey("AKIAALICEAAAAAAAAAAA", "alice" * 8, "000000000000")
+BOB = AccessKey("AKIABOBBBBBBBBBBBBBB", "bobby" * 8, "111111111111")
+_KEYS = {key.key_id: key for key in (ALICE, BOB)}
+
+
+async def lookup(key_id: str) -> AccessKey | None:
+    return _KEYS.get(key_id)
+
+
+def main(folder: str, certificate: str | None = None, key: str | None = None) -> None:
+    app = make_app(Path(folder), lookup, wall_ms, Limits())
+    config = uvicorn.Config(
+        app, log_level="warning", ssl_certfile=certificate, ssl_keyfile=key, timeout_graceful_shutdown=1
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
