@@ -108,7 +108,7 @@ class MicroVMs:
             after = advance(vm.id, vm.phase, ask)
             if after is vm.phase:
                 return vm
-            reason = (why or ENDED_WELL) if after is Phase.TERMINATING else vm.state_reason
+            reason = (why or ENDED_WELL) if after is Phase.TERMINATING else None
             return self._write(vm, replace(vm, phase=after, state_reason=reason), why or f"asked to {ask.value}")
 
     async def report(self, vm: MicroVM, fact: Fact, **changes: Unpack[Changes]) -> MicroVM:
@@ -201,11 +201,11 @@ _WRITTEN = {
 
 
 def _dated(vm: MicroVM, fact: Fact, now_ms: int) -> MicroVM:
-    """What a phase says about time and reason by itself."""
+    """What a phase says about time and reason by itself; a healthy one has no reason, whatever went wrong before."""
     if vm.phase is Phase.RUNNING:
-        return replace(vm, suspended_at_ms=None)
+        return replace(vm, suspended_at_ms=None, state_reason=None)
     if vm.phase is Phase.SUSPENDED:
-        return replace(vm, suspended_at_ms=vm.suspended_at_ms or now_ms)
+        return replace(vm, suspended_at_ms=vm.suspended_at_ms or now_ms, state_reason=None)
     if fact is Fact.LOST:
         return replace(vm, state_reason=LOST)
     if vm.phase is Phase.TERMINATED:

@@ -95,8 +95,10 @@ async def test_a_failed_resume_keeps_the_time_of_sleep(store: Store, vm: MicroVM
     vm = await store.report(await store.ask(vm.id, Ask.SUSPEND), Fact.SUSPENDED)
     slept = vm.suspended_at_ms
     clock.pass_minutes(5)
-    vm = await store.report(await store.ask(vm.id, Ask.RESUME), Fact.RESUME_FAILED)
-    assert (vm.phase, vm.suspended_at_ms) == (Phase.SUSPENDED, slept)
+    vm = await store.report(await store.ask(vm.id, Ask.RESUME), Fact.RESUME_FAILED, state_reason="no memory")
+    assert (vm.phase, vm.suspended_at_ms, vm.state_reason) == (Phase.SUSPENDED, slept, "no memory")
+    again = await store.report(await store.ask(vm.id, Ask.RESUME), Fact.RESUMED)
+    assert again.state_reason is None
 
 
 async def test_ports_are_nobody_elses(store: Store, vm: MicroVM, clock: HandClock) -> None:
