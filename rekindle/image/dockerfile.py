@@ -2,7 +2,7 @@
 
 `--link` changes only how layers are cached, never what they hold. This is not a Dockerfile parser: it finds
 instructions, their flags and here-documents (whose bodies it leaves alone) by the rules of Docker's own line reader,
-and takes characters out. Flags that change the meaning of a build and that buildah lacks or ignores are refused by name.
+and takes characters out. Flags that change what a build means and that buildah lacks or ignores are refused by name.
 """
 
 from __future__ import annotations

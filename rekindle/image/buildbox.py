@@ -1,0 +1,241 @@
+"""The box a build runs in: a cgroup with its limits, and namespaces whose init dies with this process.
+
+`opened` starts `builder.sh` (which makes the mounts and goes into the toolbox tree), gives it a network, lets it go,
+and guarantees that nothing of it is left: no process, mount, namespace or cgroup, however the block ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rekindle.core.errors import MachineError
+from rekindle.image import buildnet
+
+_SCRIPT = Path(__file__).with_name("builder.sh")
+_START_DEADLINE_S = 30
+_LINE_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Box:
+    """What is inside, and how much it may have."""
+
+    name: str  #: of its cgroup; unique on this machine
+    tree: Path
+    folders: Mapping[str, Path]  #: `work`, `storage`, `context`, `base`, `out`: seen inside as /rk/<name>
+    doors: Iterable[buildnet.Door]
+    memory_mib: int
+    pids: int
+
+
+class Cgroup:
+    """One group of that name in every hierarchy (v1, v2 or both); runc makes its own below it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._mounts = dict(_cgroup_mounts(Path("/proc/self/mountinfo").read_text()))
+
+    def make(self, *, memory_mib: int, pids: int) -> None:
+        """Make the groups and set their limits. Raises MachineError when this machine does not let us."""
+        memory_bytes = str(memory_mib << 20)
+        try:
+            if "memory" in self._mounts and "pids" in self._mounts:
+                self._set("memory", "memory.limit_in_bytes", memory_bytes)
+                self._set_if_there("memory", "memory.memsw.limit_in_bytes", memory_bytes)
+                self._set("pids", "pids.max", str(pids))
+            else:
+                self._make_unified(memory_bytes, str(pids))
+        except (OSError, KeyError) as err:
+            self._remove()
+            raise MachineError(f"Builds need a cgroup with limits on memory and pids: {err}") from err
+
+    def _make_unified(self, memory_bytes: str, pids: str) -> None:
+        self._set("", "cgroup.subtree_control", "+memory +pids")
+        self._set("", "memory.max", memory_bytes)
+        self._set_if_there("", "memory.swap.max", "0")
+        self._set("", "pids.max", pids)
+        (self._mounts[""] / self.name / "builder").mkdir(exist_ok=True)
+
+    def _set(self, controller: str, file: str, value: str) -> None:
+        group = self._mounts[controller] / self.name
+        group.mkdir(exist_ok=True)
+        (group / file).write_text(value)
+
+    def _set_if_there(self, controller: str, file: str, value: str) -> None:
+        if (self._mounts[controller] / self.name / file).exists():
+            self._set(controller, file, value)
+
+    def add(self, pid: int) -> None:
+        for group in self._groups():
+            leaf = group / "builder" if (group / "builder").is_dir() else group
+            (leaf / "cgroup.procs").write_text(str(pid))
+
+    def _groups(self) -> list[Path]:
+        """The groups that exist; a cgroup is in a hierarchy once somebody (we or runc) made it there."""
+        return [path for mount in dict.fromkeys(self._mounts.values()) if (path := mount / self.name).is_dir()]
+
+    async def clear(self) -> None:
+        """Kill everything in the groups, wait for its end, remove the groups. Repeatable."""
+        while pidfds := [fd for pid in sorted(self._pids()) if (fd := _pidfd(pid)) is not None]:
+            for fd in pidfds:
+                await _kill(fd)
+        self._remove()
+
+    def _pids(self) -> set[int]:
+        found: set[int] = set()
+        for group in self._groups():
+            for procs in group.rglob("cgroup.procs"):
+                with contextlib.suppress(FileNotFoundError):  # runc removes its own
+                    found |= {int(line) for line in procs.read_text().split()}
+        return found - {0}
+
+    def _remove(self) -> None:
+        for group in self._groups():
+            for folder, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(folder).rmdir()
+
+    def hit_memory_limit(self) -> bool:
+        """Whether the build ran into its memory limit (it may have got by)."""
+        for controller, file in (("memory", "memory.failcnt"), ("", "memory.events")):
+            path = self._mounts.get(controller, Path("/nonexistent")) / self.name / file
+            if path.exists():
+                words = path.read_text().split()
+                return words != ["0"] if controller else int(words[words.index("oom_kill") + 1]) > 0
+        return False
+
+
+def _cgroup_mounts(mountinfo: str) -> Iterator[tuple[str, Path]]:
+    """Controller (or `name=...`; empty: the unified hierarchy) and where it is mounted."""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        where = Path(fields.split()[4])
+        if kind == "cgroup2":
+            yield "", where
+        elif kind == "cgroup":
+            for option in options.split(","):
+                if option not in ("rw", "ro", "xattr", "clone_children"):
+                    yield option, where
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+async def _kill(pidfd: int) -> None:
+    """Kill one process and wait until it is over (a zombie counts as over)."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(pidfd, over.set)
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await over.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A box at work."""
+
+    cgroup: Cgroup
+    _process: asyncio.subprocess.Process
+
+    async def lines(self, on_line: Callable[[str], None]) -> int:
+        """Hand every line that it prints to `on_line`; returns its exit code."""
+        output = self._process.stdout
+        assert output is not None  # noqa: S101 - opened as a pipe below
+        rest = b""
+        while data := await output.read(65536):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                on_line(_text(line))
+            if len(rest) > _LINE_MAX_BYTES:
+                on_line(_text(rest))
+                rest = b""
+        if rest:
+            on_line(_text(rest))
+        return await self._process.wait()
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r")
+
+
+@asynccontextmanager
+async def opened(box: Box, env: Mapping[str, str]) -> AsyncIterator[Running]:
+    """Run `builder.sh` in the box with the environment `env`. Raises MachineError when the box cannot be made."""
+    cgroup = Cgroup(box.name)
+    await cgroup.clear()
+    cgroup.make(memory_mib=box.memory_mib, pids=box.pids)
+    try:
+        async with (
+            _started(box, env, cgroup) as (process, init),
+            buildnet.connected(Path(f"/proc/{init}/ns/net"), box.tree, box.doors) as resolver,
+        ):
+            _tell(process, resolver)
+            yield Running(cgroup, process)
+    finally:
+        await cgroup.clear()
+
+
+def _tell(process: asyncio.subprocess.Process, resolver: str) -> None:
+    """The network is there: the script waits for the address of its resolver."""
+    assert process.stdin is not None  # noqa: S101 - opened as a pipe below
+    process.stdin.write(f"{resolver}\n".encode())
+
+
+@asynccontextmanager
+async def _started(
+    box: Box, env: Mapping[str, str], cgroup: Cgroup
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """The script, its init (as this machine counts pids) in the cgroup. Ends with the block, or with this process."""
+    process = await asyncio.create_subprocess_exec(
+        *_argv(box),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=dict(env),
+    )
+    try:
+        init = await _init_pid(process)
+        cgroup.add(init)
+        yield process, init
+    finally:
+        await cgroup.clear()  # its init first: unshare, which is not in the group, then ends by itself
+        if process.returncode is None and process.stdin is not None:
+            process.stdin.close()  # a script that never came into the group reads its end here
+        await process.wait()
+
+
+def _argv(box: Box) -> list[str]:
+    enter = ["setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child", "--propagation", "private"]
+    enter += ["--mount", "--net", "--ipc", "--uts", "--pid"]
+    return [*enter, "sh", str(_SCRIPT), str(box.tree), *(f"{name}={path}" for name, path in box.folders.items())]
+
+
+async def _init_pid(process: asyncio.subprocess.Process) -> int:
+    """The script's first line is its pid."""
+    assert process.stdout is not None  # noqa: S101 - opened as a pipe above
+    try:
+        async with asyncio.timeout(_START_DEADLINE_S):
+            line = await process.stdout.readline()
+    except TimeoutError as err:
+        raise MachineError(f"The build's namespaces were not there after {_START_DEADLINE_S} s") from err
+    if not line.strip().isdigit():
+        rest = await process.stdout.read(2000)
+        raise MachineError(f"The build's namespaces cannot be made: {(line + rest).decode(errors='replace').strip()}")
+    return int(line)

@@ -1,0 +1,54 @@
+# Runs as the init of a build's namespaces (buildbox.py). Arguments: the toolbox tree, then NAME=FOLDER for each folder that
+# the build sees as /rk/NAME. First line out: its pid as the machine counts it. First line in: the resolver's address; until
+# then there is no network. Then it becomes /rk/work/inside.sh, in a writable view of the tree that nobody else sees.
+set -eu
+IFS=' ' read -r pid rest </proc/self/stat
+echo "$pid"
+read -r resolver
+exec </dev/null
+tree=$1
+shift
+
+for given; do
+  case $given in work=*) work=${given#*=} ;; esac
+done
+mkdir -p "$work/mnt"
+mount -t tmpfs -o mode=755 tmpfs "$work/mnt"
+cd "$work/mnt"
+mkdir tree upper scratch root
+mount --bind "$tree" tree
+mount -t overlay -o lowerdir=tree,upperdir=upper,workdir=scratch overlay root
+cd root
+
+mount -t proc proc proc
+mount -t sysfs -o ro sysfs sys
+mount --rbind /sys/fs/cgroup sys/fs/cgroup
+mount -t tmpfs -o mode=755,nosuid tmpfs dev
+mkdir dev/pts dev/shm dev/mqueue
+for node in null zero full random urandom tty; do
+  : >dev/$node
+  mount --bind /dev/$node dev/$node
+done
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+mount -t mqueue mqueue dev/mqueue
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
+
+for given; do
+  name=${given%%=*}
+  mkdir -p "rk/$name"
+  mount --bind "${given#*=}" "rk/$name"
+  case $name in context | base) mount -o remount,bind,ro "rk/$name" ;; esac
+done
+cp rk/work/etc/hosts etc/hosts
+rm -f etc/resolv.conf
+echo "nameserver $resolver" >etc/resolv.conf
+rm -rf etc/containers/registries.conf.d
+cp rk/work/etc/storage.conf rk/work/etc/registries.conf rk/work/etc/containers.conf etc/containers/
+mkdir -p rk/helpers
+ln -s /usr/bin/false rk/helpers/netavark # looked for at every start, never run
+echo build >/proc/sys/kernel/hostname
+exec chroot . sh -eu /rk/work/inside.sh
