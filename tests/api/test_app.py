@@ -211,3 +211,39 @@ def test_aws_names_live_in_the_api_only() -> None:
         for file in (PACKAGE / room).rglob("*.py"):
             text = file.read_text()
             assert not [name for name in camel if f'"{name}"' in text], file
+
+
+# --- what is no request
+
+
+async def test_a_websocket_is_refused(app: ASGIApp) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/", "raw_path": b"/", "headers": [], "query_string": b"", "subprotocols": []}
+    await app(scope, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+async def test_a_caller_who_hangs_up_gets_nothing(app: ASGIApp, store: Store) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(f"sent to nobody: {message}")
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": LIST,
+        "raw_path": LIST.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+    await app(scope, receive, send)
+    assert await store.versions_owing() == []
