@@ -61,6 +61,9 @@ func (e *exchange) send(session *vm.Session) (*http.Response, error) {
 	early := &earlyResponses{to: e.w}
 	defer early.stop()
 	trace := &httptrace.ClientTrace{Got1xxResponse: early.pass, WroteHeaders: func() { e.sent.Store(true) }}
+	if e.in.Header.Get("Expect") != "" {
+		trace.GotFirstResponseByte, trace.Got100Continue = e.body.withhold, e.body.release
+	}
 	request := e.outgoing(httptrace.WithClientTrace(e.in.Context(), trace))
 	if strings.EqualFold(e.in.Header.Get(headerForceH2), "true") {
 		return session.AppH2C().RoundTrip(request)
@@ -71,6 +74,8 @@ func (e *exchange) send(session *vm.Session) (*http.Response, error) {
 func (e *exchange) outgoing(ctx context.Context) *http.Request {
 	out := &http.Request{
 		Method:        e.in.Method,
+		ProtoMajor:    1, // else the transport does not wait for 100 Continue
+		ProtoMinor:    1,
 		URL:           appURL(e.in, e.port),
 		Host:          e.in.Host,
 		Header:        requestHeader(e.in.Header, e.id),
@@ -106,11 +111,31 @@ func appURL(in *http.Request, port int) *url.URL {
 // requestBody lets a request be sent again over another connection as long as nothing of its body was read. The server closes the body
 // itself, after the handler.
 type requestBody struct {
-	body io.Reader
-	used atomic.Bool
+	body     io.Reader
+	used     atomic.Bool
+	withheld atomic.Bool
+	released chan struct{}   // closed when the app asks for the body after all
+	over     <-chan struct{} // closed with the exchange
+}
+
+// withhold is called when the app begins to answer a client that waits for 100 Continue: unless that is the answer the body must not be
+// read, for reading it asks the client to send it. The transport reads it all the same, to save its connection.
+func (b *requestBody) withhold() { b.withheld.Store(true) }
+
+func (b *requestBody) release() {
+	if b.withheld.Swap(false) {
+		close(b.released)
+	}
 }
 
 func (b *requestBody) Read(data []byte) (int, error) {
+	if b.withheld.Load() && !b.used.Load() {
+		select {
+		case <-b.released:
+		case <-b.over: // failing before would make the transport drop the answer
+			return 0, http.ErrBodyReadAfterClose
+		}
+	}
 	b.used.Store(true)
 	return b.body.Read(data)
 }
@@ -159,6 +184,7 @@ func (e *exchange) reply(response *http.Response) {
 	header := e.w.Header()
 	copyResponseHeader(header, response.Header, e.id)
 	if announced > 0 {
+		delete(header, "Content-Length") // HTTP/2 has both, HTTP/1.1 trailers only without
 		header["Trailer"] = []string{strings.Join(slices.Sorted(maps.Keys(response.Trailer)), ", ")}
 	}
 	e.w.WriteHeader(response.StatusCode)

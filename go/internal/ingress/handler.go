@@ -46,7 +46,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 		tooMany.write(w, requestID)
 		return
 	}
-	body := &requestBody{body: r.Body}
+	body := &requestBody{body: r.Body, released: make(chan struct{}), over: r.Context().Done()}
 	e := &exchange{w: w, in: r, vm: target, port: port, id: requestID, known: known, hold: settings.Hold, body: body}
 	e.run()
 }
