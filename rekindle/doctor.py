@@ -29,9 +29,8 @@ PYTHON = (3, 11)
 LITTLE_DISK_BYTES = 10 * GIB
 NO_DISK_BYTES = 2 * GIB
 LITTLE_MEMORY_BYTES = 2 * GIB
-PROGRAMS = ("rekindle-agent", "rekindle-relay", "rekindle-jail")
 _FICLONE = 0x40049409
-EMULATION = "software emulation, for development only, not a security boundary"
+EMULATION = "guests run in software emulation, for development only, not a security boundary"
 
 
 class Verdict(Enum):
@@ -57,7 +56,7 @@ async def examine(config: Config) -> list[Check]:
         await _user(),
         *_programs(),
         _toolbox(tree),
-        _base(config, tree),
+        _base(config),
         await _accel(config, tree),
         *await _jail(config, tree),
         *_cgroups(),
@@ -147,7 +146,7 @@ async def _runs(*argv: str) -> bool:
 
 
 def _programs() -> Iterable[Check]:
-    for name in PROGRAMS:
+    for name in binaries.NAMES:
         try:
             yield _ok(name, str(binaries.find(name)))
         except RekindleError as error:
@@ -167,24 +166,26 @@ def _toolbox(tree: Toolbox | None) -> Check:
     return _ok("toolbox", str(tree.root))
 
 
-def _base(config: Config, tree: Toolbox | None) -> Check:
-    found = None if tree is None else next(iter(base.installed(config.tools_dir)), None)
+def _base(config: Config) -> Check:
+    found = base.installed(config.tools_dir)
     if found is None:
         return _warn("base image", "not made yet; `rekindle serve` makes it at its start", "rekindle tools update")
-    return _ok("base image", str(found.root))
+    return _ok("base image", f"{found.name} {found.version} ({found.digest})")
 
 
 async def _accel(config: Config, tree: Toolbox | None) -> Check:
+    """By running a guest kernel: /dev/kvm alone says little (nested, broken, forbidden)."""
     if tree is None:
         return _warn("kvm", "unknown without the toolbox: it is tried with a real guest", "rekindle tools update")
-    try:
-        accel, why = await probe.choose(config.machine.accel, tree, None)
-    except RekindleError as error:
-        return _fail("kvm", error.message, 'Set machine.accel = "auto" in rekindle.toml, or make /dev/kvm usable')
-    if accel is Accel.KVM:
-        return _ok("kvm", why)
-    fix = "" if config.machine.accel == "tcg" else "Switch virtualisation on in the firmware or the outer machine"
-    return _warn("kvm", f"not usable: {why}. Guests run in {EMULATION}", fix)
+    accel, why = await probe.usable_accel(tree.root, tree.vmlinux)
+    demanded = config.machine.accel
+    if accel is Accel.TCG and demanded == "kvm":
+        return _fail("kvm", f"not usable ({why}), but machine.accel demands it", 'Set machine.accel = "auto"')
+    if accel is Accel.TCG:
+        return _warn("kvm", f"not usable ({why}): {EMULATION}", "Use a machine, or an outer machine, with working KVM")
+    if demanded == "tcg":
+        return _warn("kvm", f"usable, but machine.accel is tcg: {EMULATION}", 'Set machine.accel = "auto"')
+    return _ok("kvm", why)
 
 
 # -- walls -------------------------------------------------------------------------------------------------------------

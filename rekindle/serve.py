@@ -141,7 +141,7 @@ async def _store(layout: Layout, clock: Clock) -> AsyncIterator[Store]:
 
 
 async def _first_key(config: Config, store: Store, api_url: str, store_url: str, who: identity.Identity) -> None:
-    """The first account and its key at the first start; `client.env` and the profile at every start (ports may move)."""
+    """The first account and key at the first start; `client.env` and the profile at every start: ports may move."""
     if config.account not in await store.accounts():
         await store.add_account(config.account, "default")
         key_id, secret = new_access_key()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _IN_MODIFY, _IN_CREATE = 0x2, 0x100
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-async def follow(path: Path, over: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+async def follow(path: Path, over: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
     """What is in `path` and what comes, until `over()` and nothing is left to read. The file need not exist yet."""
     offset = 0
     with _changes(path.parent) as changed:

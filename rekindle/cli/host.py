@@ -174,7 +174,7 @@ def update(context: typer.Context) -> None:
 
     async def work() -> Toolbox:
         tree = await toolbox.update(folder, output.line)
-        await base.ensure(folder, tree, output.line)
+        await base.update(folder, tree, output.line)
         return tree
 
     output.line(f"The newest toolbox is {asyncio.run(work()).digest}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,7 +52,7 @@ class Program:
     argv: Sequence[str]
     binds: Sequence[Bind]
     walls: Walls
-    sockets: Sequence[socket.socket] = ()  #: the program finds them as descriptors 3, 4, ...
+    descriptors: Sequence[int] = ()  #: the program finds them as 3, 4, ...
     cgroups: Sequence[Path] = ()
     pid_file: Path | None = None
     output: int = -1  #: descriptor for stdout and stderr
@@ -111,8 +110,7 @@ async def _end(who: Identity, within_s: float, name: str) -> str:
 
 
 def _spawn(launcher: Path, program: Program, report: int) -> subprocess.Popen[bytes]:
-    fds = [sock.fileno() for sock in program.sockets]
-    passed = fds + ([program.output] if program.output >= 0 else [])
+    passed = list(program.descriptors) + ([program.output] if program.output >= 0 else [])
     try:
         starter = subprocess.Popen(
             [launcher],
@@ -126,11 +124,11 @@ def _spawn(launcher: Path, program: Program, report: int) -> subprocess.Popen[by
     except OSError as err:
         raise MachineError(f"The launcher {launcher} could not be started: {err.strerror}") from err
     with cast(IO[bytes], starter.stdin) as pipe:
-        pipe.write(_specification(program, fds))
+        pipe.write(_specification(program))
     return starter
 
 
-def _specification(program: Program, fds: Sequence[int]) -> bytes:
+def _specification(program: Program) -> bytes:
     walls = program.walls
     spec = {
         "argv": list(program.argv),
@@ -148,7 +146,7 @@ def _specification(program: Program, fds: Sequence[int]) -> bytes:
         },
         "cgroups": [str(folder / "cgroup.procs") for folder in program.cgroups],
         "pid_file": str(program.pid_file) if program.pid_file else "",
-        "fds": list(fds),
+        "fds": list(program.descriptors),
         "output": program.output,
     }
     return json.dumps(spec).encode()
@@ -268,18 +266,16 @@ def _look(proc: Path) -> _Seen:
 
 async def report(launcher: Path, tree: Path, uid: int | None) -> list[Measure]:
     """Try the jail with a harmless program and say which walls stand on this machine."""
-    theirs, ours = socket.socketpair()
-    group = cgroup.make("doctor", memory_bytes=64 * 1024**2, pids=8)
+    group = cgroup.make(f"doctor-{os.getpid()}", memory_bytes=64 * 1024**2, pids=8)
     try:
-        with theirs, ours:
-            program = Program(
-                tree=tree,
-                argv=["/usr/bin/sleep", "600"],
-                binds=(),
-                walls=Walls(uid=uid, address_space_bytes=1024**3, file_bytes=1024**2),
-                cgroups=group.folders,
-            )
-            who = await launch(launcher, program)
+        program = Program(
+            tree=tree,
+            argv=["/usr/bin/sleep", "600"],
+            binds=(),
+            walls=Walls(uid=uid, address_space_bytes=1024**3, file_bytes=1024**2),
+            cgroups=group.folders,
+        )
+        who = await launch(launcher, program)
         try:
             return [*observe(who.pid), *(Measure(name, why == "", why) for name, why in group.measures.items())]
         finally:

@@ -19,6 +19,8 @@ from rekindle.driver.jail import Bind
 QEMU = "/usr/bin/qemu-system-x86_64"
 MACHINE = "microvm"
 SOCKETS = ("qmp", "in", "out")
+FIRST_FD = 3
+KVM_FDSET = 2
 CONSOLE_BYTES = 64 * 1024
 MIB = 1024**2
 
@@ -77,19 +79,15 @@ def restore_binds(disks: Disks, top: Path, ram: Path, state: Path) -> list[Bind]
     ]
 
 
-def accel_binds(accel: Accel) -> list[Bind]:
-    return [Bind(Path("/dev/kvm"), "/dev/kvm", writable=True, device=True)] if accel is Accel.KVM else []
-
-
 def cpu_of(accel: Accel, host_model: str) -> str:
     """What the manifest binds: `max` is the host's own processor under KVM, and QEMU's own invention under tcg."""
     return "max" if accel is Accel.TCG else f"max on {host_model}"
 
 
 def _common(spec: MachineSpec) -> list[str]:
-    accel = f"{MACHINE},accel={spec.accel.value},pit=off,pic=off,rtc=on,isa-serial=on,memory-backend=mem0"
+    board = f"{MACHINE},pit=off,pic=off,rtc=on,isa-serial=on,memory-backend=mem0"
     return [
-        QEMU, "-M", accel, "-cpu", "max", "-m", f"{spec.memory_mib}M", "-smp", str(spec.vcpus),
+        QEMU, "-M", board, *_accel(spec.accel), "-cpu", "max", "-m", f"{spec.memory_mib}M", "-smp", str(spec.vcpus),
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-S", "-sandbox", _SANDBOX,
         "-chardev", f"ringbuf,id=console,size={CONSOLE_BYTES}", "-serial", "chardev:console",
         "-device", "pvpanic",
@@ -101,6 +99,14 @@ def _common(spec: MachineSpec) -> list[str]:
         "-device", "virtserialport,chardev=out,name=rekindle.out,nr=2",
         *_blockdev({"driver": "file", "node-name": "root", "filename": "/image/root.erofs", "read-only": True}),
     ]  # fmt: skip
+
+
+def _accel(accel: Accel) -> list[str]:
+    """/dev/kvm is handed over open: the VMM's uid need not be allowed to open it, and its jail need not hold it."""
+    if accel is Accel.TCG:
+        return ["-accel", "tcg"]
+    fd = FIRST_FD + len(SOCKETS)
+    return ["-add-fd", f"fd={fd},set={KVM_FDSET}", "-accel", f"kvm,device=/dev/fdset/{KVM_FDSET}"]
 
 
 def _disk_devices() -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from rekindle import unixsock
 from rekindle.core.errors import MachineError
 from rekindle.driver import cgroup, jail, machine, process, qmp
-from rekindle.driver.base import MachineSpec
+from rekindle.driver.base import Accel, MachineSpec
 from rekindle.driver.cgroup import Group
 from rekindle.driver.jail import Bind, Program, Walls
 from rekindle.driver.machine import MIB
@@ -57,9 +56,13 @@ async def start(launcher: Path, what: Start) -> Started:
         handed_over.callback(os.close, saying)
         try:
             listening = [handed_over.enter_context(unixsock.listen(run / name)) for name in machine.SOCKETS]
+            descriptors = [sock.fileno() for sock in listening]
+            if spec.accel is Accel.KVM:
+                descriptors.append(_open_kvm())
+                handed_over.callback(os.close, descriptors[-1])
             link = await qmp.attach(unixsock.connect(run / machine.SOCKETS[0]), said)
             try:
-                who = await jail.launch(launcher, _program(what, listening, group, saying))
+                who = await jail.launch(launcher, _program(what, descriptors, group, saying))
                 await _greet(link)
             except BaseException:
                 link.close()
@@ -109,18 +112,25 @@ def _group(spec: MachineSpec) -> Group:
     )
 
 
-def _program(what: Start, listening: Sequence[socket.socket], group: Group, saying: int) -> Program:
+def _open_kvm() -> int:
+    try:
+        return os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as err:
+        raise MachineError(f"/dev/kvm: {err.strerror}") from err
+
+
+def _program(what: Start, descriptors: Sequence[int], group: Group, saying: int) -> Program:
     spec = what.spec
     return Program(
         tree=spec.tools,
         argv=what.argv,
-        binds=[*what.binds, *machine.accel_binds(spec.accel)],
+        binds=what.binds,
         walls=Walls(
             uid=spec.uid,
             address_space_bytes=spec.memory_mib * MIB + _ADDRESS_SPACE_BYTES,
             file_bytes=what.file_bytes,
         ),
-        sockets=listening,
+        descriptors=descriptors,
         cgroups=group.folders,
         pid_file=spec.home / "run" / PID_FILE,
         output=saying,

@@ -1,6 +1,7 @@
 """The node agent: owns every microVM and build of this machine and the relay beside it.
 
-It answers one question again and again: which rows owe work? A keeper per microVM does it, one builder at a time builds.
+It answers one question again and again: which rows owe work? A keeper per microVM does it,
+builders build.
 It is the `Engine` of the API: `admit` opens an endpoint before the answer to RunMicrovm is out, `kick` makes it look.
 """
 

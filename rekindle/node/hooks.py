@@ -1,4 +1,4 @@
-"""Lifecycle hooks as calls and as words: what the guest is sent (spec §4.1) and what a failure reads like (§4.2, §4.4)."""
+"""Lifecycle hooks as calls and as words: what the guest is sent (spec §4.1) and what a failure reads like (§4.2)."""
 
 from __future__ import annotations
 

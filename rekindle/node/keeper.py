@@ -209,7 +209,7 @@ class Keeper:
             await self._act(vm, news)
 
     async def _next_running(self, vm: MicroVM, handle: Handle, deadline_ms: int | None) -> News | None:
-        """News, with the process and the app watched meanwhile. Nothing may raise inside the group (it would wrap it)."""
+        """News, with process and app watched meanwhile. Nothing may raise inside the group: it would wrap it."""
         async with asyncio.TaskGroup() as own:
             watchers = (
                 own.create_task(self._watch_process(handle), name=f"{vm.id} process"),

@@ -1,4 +1,4 @@
-"""Tidying behind a suspended VM: older snapshots go, disk layers are merged. Nothing here is on the way of a request."""
+"""Tidying behind a suspended VM: older snapshots go, disk layers are merged. No request waits for it."""
 
 from __future__ import annotations
 
