@@ -1,4 +1,4 @@
-"""Our Go programs: found where they are, and said how to get when they are not; the same sources give the same bytes."""
+"""Our Go programs: found where they are, said how to get when they are not, the same bytes for the same sources."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_first_place_that_has_it_wins(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_built_is_named_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="rekindle-agent is not built .*make go"):
+    with pytest.raises(MachineError, match=r"rekindle-agent is not built .*make go"):
         binaries.find("rekindle-agent", (tmp_path,))
 
 
