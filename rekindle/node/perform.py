@@ -1,8 +1,9 @@
 """The four works a microVM's phase can owe: start, suspend, resume, stop.
 
-Each is performed again from the top after a crash at any await, so each step may be repeated: a snapshot goes to
-a folder of its own revision, `restore` ends an earlier process of the same VM, and a row moves only when the work is
-done. Requests at the endpoint are let through only after the row says RUNNING: nobody builds on a state that could be redone.
+Each is performed again from the top after a crash at any await, so each step may be repeated: a snapshot goes to a
+folder of its own revision, `restore` ends an earlier process of the same VM, and a row moves only when the work is
+done. Requests at the endpoint are let through only after the row says RUNNING: nobody builds on a state that could be
+redone.
 """
 
 from __future__ import annotations
