@@ -29,7 +29,8 @@ type Guest struct {
 	awake chan struct{} // closed while the guest runs
 	ports []net.Listener
 	conns map[net.Conn]bool
-	out   chan *channel.Client
+	out   *channel.Client // the session of the *out* port, nil without one
+	came  sync.Cond       // out has changed
 	done  sync.WaitGroup
 }
 
@@ -37,7 +38,7 @@ type Guest struct {
 func Start(t testing.TB, folder string) *Guest {
 	t.Helper()
 	g := &Guest{In: filepath.Join(folder, "in"), Out: filepath.Join(folder, "out"), Agent: http.NewServeMux()}
-	g.awake, g.conns, g.out = make(chan struct{}), map[net.Conn]bool{}, make(chan *channel.Client, 16)
+	g.awake, g.conns, g.came.L = make(chan struct{}), map[net.Conn]bool{}, &g.mu
 	g.Agent.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"booted":true}`) })
 	for path, serve := range map[string]func(net.Conn){g.In: g.serveIn, g.Out: g.serveOut} {
 		listener, err := listenUnix(path)
@@ -85,14 +86,6 @@ func (g *Guest) Kill() {
 	}
 	g.mu.Unlock()
 	g.done.Wait()
-	for {
-		select {
-		case client := <-g.out:
-			client.Close()
-		default:
-			return
-		}
-	}
 }
 
 func (g *Guest) accept(port net.Listener, serve func(net.Conn)) {
@@ -159,16 +152,31 @@ func (g *Guest) serveOut(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	g.out <- client
+	g.setOut(client)
 	<-client.Done()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.out == client {
+		g.out = nil
+	}
+}
+
+func (g *Guest) setOut(client *channel.Client) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.out = client
+	g.came.Broadcast()
 }
 
 // Outside returns the current session of the *out* port.
 func (g *Guest) Outside(t testing.TB) *channel.Client {
 	t.Helper()
-	client := <-g.out
-	g.out <- client
-	return client
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.out == nil {
+		g.came.Wait()
+	}
+	return g.out
 }
 
 // Dial asks the relay for a connection to outside, as the egress trap does.
