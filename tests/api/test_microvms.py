@@ -354,3 +354,26 @@ def test_every_phase_has_a_name_that_the_model_knows() -> None:
     known = operation("GetMicrovm").output_shape.members["state"].metadata["enum"]
     assert {WIRE[phase] for phase in Phase} == set(known)
     assert model.maximum("RunMicrovmRequestMaximumDurationInSecondsInteger") == 28800
+
+
+async def test_what_is_switched_off_or_going_does_not_start(wire: Wire, image: str, store: Store) -> None:
+    """Rows as the operations of the next issue will leave them."""
+    for change in ("UPDATE version SET status = 'INACTIVE'", "UPDATE image SET state = 'DELETING'"):
+        store._db._connection.execute("UPDATE version SET status = 'ACTIVE'")
+        store._db._connection.execute(change)
+        for pinned in ({}, {"imageVersion": "1.0"}):
+            answer = await wire.call("RunMicrovm", imageIdentifier=image, **pinned)
+            assert (answer.status, answer.error[0]) == (404, "ResourceNotFoundException")
+
+
+async def test_regions_are_apart(wire: Wire, image: str) -> None:
+    vm_id = (await wire.ok("RunMicrovm", imageIdentifier=image))["microvmId"]
+    elsewhere = Wire(wire.api, wire.key, "eu-west-1")
+    assert (await elsewhere.ok("ListMicrovms"))["items"] == []
+    assert (await elsewhere.call("TerminateMicrovm", microvmIdentifier=vm_id)).status == 404
+    assert (await elsewhere.call("RunMicrovm", imageIdentifier=image)).status == 403
+
+
+async def test_a_region_must_look_like_one(wire: Wire) -> None:
+    answer = await Wire(wire.api, wire.key, "US:EAST").call("ListMicrovms")
+    assert (answer.status, *answer.error) == (403, "AccessDeniedException", "'US:EAST' is not a region")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -170,3 +171,10 @@ async def test_broken_rows_are_named(store: Store, vm: MicroVM, clock: HandClock
     with pytest.raises(AssertionError, match="live_microvms_share_no_port"):
         await store.check_invariants()
     await store.note(second, endpoint_port=20009)
+
+
+async def test_a_row_of_no_account_is_impossible(store: Store, vm: MicroVM, clock: HandClock) -> None:
+    stray = replace(vm_row(clock), account="999999999999")
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        await store.run_microvm(stray, PORTS, client_token=None, token_digest="")
+    assert await store.microvm(stray.id) is None
