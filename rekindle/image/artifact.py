@@ -174,8 +174,14 @@ def _unpack(archive: Path, into: Path, limits: Limits, cancelled: Callable[[], b
             if not any(entry.parts == ("Dockerfile",) and entry.kind == stat.S_IFREG for entry in entries):
                 raise BuildFailed("ARCHIVE_DOCKERFILE_NOT_FOUND", "The code artifact has no Dockerfile at its root")
             _write(source, entries, into, limits, cancelled)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, UnicodeError) as err:
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError) as err:
         raise BuildFailed("ARCHIVE_INVALID", f"The code artifact is not a sound zip file: {err}") from err
+    except OSError as err:
+        if err.errno != errno.EINVAL:
+            raise
+        raise BuildFailed(
+            "ARCHIVE_INVALID", "The code artifact names offsets outside itself"
+        ) from err  # a seek below 0
 
 
 def _check_directory_size(archive: Path, limits: Limits) -> None:
@@ -227,6 +233,8 @@ def _checked(infos: list[zipfile.ZipInfo], limits: Limits) -> list[_Entry]:
 def _entry(info: zipfile.ZipInfo) -> _Entry:
     if info.flag_bits & 0x1:
         raise _bad(info, "is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _bad(info, "is neither stored nor deflated")
     mode = info.external_attr >> 16 if info.create_system == 3 else 0
     is_folder = info.orig_filename.endswith("/")
     kind = stat.S_IFMT(mode) or (stat.S_IFDIR if is_folder else stat.S_IFREG)
