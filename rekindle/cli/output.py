@@ -62,7 +62,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         made.add_column(name, overflow="fold")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
-    console().print(made)
+    _show(made)
 
 
 def facts(pairs: Mapping[str, object]) -> None:
@@ -72,7 +72,17 @@ def facts(pairs: Mapping[str, object]) -> None:
     made.add_column(overflow="fold")
     for name, value in pairs.items():
         made.add_row(name, _cell(value))
-    console().print(made)
+    _show(made)
+
+
+def _show(made: Table) -> None:
+    screen = console()
+    if screen.is_terminal:
+        screen.print(made)
+        return
+    with screen.capture() as captured:
+        screen.print(made)
+    line("\n".join(row.rstrip() for row in captured.get().splitlines()))
 
 
 def _cell(value: object) -> Text:
