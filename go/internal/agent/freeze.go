@@ -63,8 +63,9 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 func (a *Agent) cutOff() {
 	a.frozen.Store(true)
 	a.uplink.hold()
-	a.trap.Reset()
+	a.trap.Reset() // the relay hears of it on the session that is dropped next
 	a.inbound.Reset()
+	a.uplink.drop()
 }
 
 func (a *Agent) join() {

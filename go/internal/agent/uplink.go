@@ -70,10 +70,16 @@ func (u *uplink) Client(ctx context.Context) (*channel.Client, error) {
 	}
 }
 
-// hold ends the session and keeps the next one back until release.
+// hold keeps every session back until release.
 func (u *uplink) hold() {
-	var client *channel.Client
-	u.change(func() { client, u.held = u.client, true })
+	u.change(func() { u.held = true })
+}
+
+// drop ends the session. Like every end that a guest makes, the host does not see it.
+func (u *uplink) drop() {
+	u.mu.Lock()
+	client := u.client
+	u.mu.Unlock()
 	if client != nil {
 		client.Close() // whatever it says, the session is over
 		<-client.Done()
