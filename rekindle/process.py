@@ -236,5 +236,6 @@ def _how(code: int) -> str:
 
 
 def _shown(argv: Sequence[str]) -> str:
-    text = shlex.join(argv)
+    """For a message: scripts as `...`, and not without end."""
+    text = shlex.join("..." if "\n" in word else word for word in argv)
     return text if len(text) <= 300 else text[:297] + "..."

@@ -59,6 +59,11 @@ async def test_run_ok_says_command_code_and_the_end_of_the_error_output() -> Non
     assert isinstance(caught.value, MachineError)
 
 
+async def test_a_message_does_not_show_whole_scripts() -> None:
+    with pytest.raises(CommandFailed, match=r"^sh -c \.\.\.: ended with code 3$"):
+        await run_ok(["sh", "-c", "true\nexit 3"], deadline_s=10)
+
+
 async def test_a_signal_is_named() -> None:
     with pytest.raises(CommandFailed, match="killed by SIGTERM"):
         await run_ok(["sh", "-c", "kill -TERM $$"], deadline_s=10)

@@ -11,6 +11,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: The tree is bound onto itself, because buildah's layer unpacking makes `/` private and needs it to be a mount point.
 _ENTER = """
 set -eu
+PATH=$PATH:/usr/sbin:/sbin
 root=$1; shift
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
