@@ -57,10 +57,18 @@ func (e *Endpoints) Configure(certificate tls.Certificate, host string) {
 // endpoint is one port.
 type endpoint struct {
 	proxy  *Proxy
-	port   int
+	ports  []net.Listener
 	server *http.Server
 	mu     sync.RWMutex
 	byHost map[string]*vm.VM
+}
+
+// close frees the port and ends all connections; when it returns the port can be opened again.
+func (p *endpoint) close() {
+	for _, port := range p.ports {
+		port.Close() // the server does so too, but not before it has begun to accept
+	}
+	p.server.Close() // its error is of a listener that is closed already
 }
 
 // Open makes target answer at its route's port; it can be repeated. shared allows other VMs with other host names on the same port.
@@ -75,7 +83,7 @@ func (e *Endpoints) Open(target *vm.VM, port int, hostname string, shared bool) 
 	if err != nil {
 		return err
 	}
-	opened := &endpoint{proxy: e.proxy, port: port, byHost: map[string]*vm.VM{hostname: target}}
+	opened := &endpoint{proxy: e.proxy, ports: listeners, byHost: map[string]*vm.VM{hostname: target}}
 	opened.serve(listeners, e.getCertificate)
 	e.byPort[port] = opened
 	return nil
@@ -90,7 +98,7 @@ func (e *Endpoints) Close(target *vm.VM, port int) {
 		return
 	}
 	delete(e.byPort, port)
-	open.server.Close() // closes all its listeners; an error is of one that is closed already
+	open.close()
 }
 
 // CloseAll ends every listener and connection.
@@ -99,7 +107,7 @@ func (e *Endpoints) CloseAll() {
 	defer e.mu.Unlock()
 	for port, open := range e.byPort {
 		delete(e.byPort, port)
-		open.server.Close()
+		open.close()
 	}
 }
 

@@ -54,7 +54,7 @@ func Reset(conn net.Conn) {
 	switch conn := conn.(type) {
 	case *Conn:
 		conn.Reset()
-	case *net.TCPConn:
+	case interface{ SetLinger(sec int) error }: // a *net.TCPConn, or what wraps one
 		conn.SetLinger(0) // fails only on a closed connection
 	}
 	conn.Close() // fails only on a closed connection
