@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from rekindle.core.errors import MachineError
 
@@ -127,7 +128,7 @@ class _Output(asyncio.SubprocessProtocol):
         return code
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101 - asyncio's own promise, for the type
+        transport = cast("asyncio.SubprocessTransport", transport)  # uvloop's is one in all but its base class
         self._transport = transport
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:

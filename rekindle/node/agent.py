@@ -143,6 +143,7 @@ class Agent:
                     await builds.make(self._shop, version)
         except Exception:
             LOG.exception("build of %s %s failed", *key)
+            await builds.broken(self._shop, *key)
         finally:
             self._building.discard(key)
 

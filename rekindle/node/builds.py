@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from rekindle.clock import Clock
 from rekindle.core.errors import BuildFailed, RekindleError
-from rekindle.core.image import Version
+from rekindle.core.image import Version, VersionState
 from rekindle.core.microvm import Event
 from rekindle.driver.base import Snapshot
 from rekindle.image import artifact, build
@@ -74,6 +74,13 @@ async def make(shop: Workshop, version: Version) -> None:
         await _failed(shop, version, log, BuildFailed("INTERNAL_PLATFORM_ERROR", err.message))
     finally:
         log.close()
+
+
+async def broken(shop: Workshop, image_arn: str, version: str) -> None:
+    """A bug ended the build: say so in the row, or it would be built again for ever."""
+    row = await shop.store.version(image_arn, version)
+    if row is not None and row.state in (VersionState.PENDING, VersionState.IN_PROGRESS):
+        await shop.store.build_failed(row, reason="INTERNAL_PLATFORM_ERROR: The build ended by a fault of Rekindle.")
 
 
 async def _failed(shop: Workshop, version: Version, log: BuildLog, err: BuildFailed) -> None:
