@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rekindle.artifacts import buckets, codec, multipart, objects, wire
-from rekindle.artifacts.blobs import Blobs
 from rekindle.artifacts.body import Incoming, Receive
 from rekindle.artifacts.errors import Disconnected, S3Error
-from rekindle.artifacts.index import Index
 from rekindle.artifacts.limits import Limits
-from rekindle.artifacts.service import Service
+from rekindle.artifacts.service import Service, open_service
 from rekindle.artifacts.wire import Reply, Request, Stream
 from rekindle.clock import Clock
 from rekindle.core.account import KeyLookup
@@ -67,17 +65,11 @@ _OPERATIONS: dict[tuple[str, str, frozenset[str]], Operation] = {
 
 
 def make_app(root: Path, keys: KeyLookup, clock: Clock, limits: Limits | None = None) -> App:
-    """The store whose index and blobs are in the folder `root` (made if absent), for one event loop and one process.
+    """The store in the folder `root` (made if absent), for one event loop; open until its lifespan ends.
 
-    Sweeps what crashes left: blobs that no row names, multipart uploads older than `limits.upload_kept_s`.
+    Raises Refused while another process has the folder.
     """
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    limits = limits or Limits()
-    service = Service(Index(root / "index.db"), Blobs(root / "blobs"), limits, clock)
-    service.index.abort_before(clock() - limits.upload_kept_s * 1000)
-    swept = service.blobs.sweep(service.index.known_blobs())
-    if swept:
-        log.info("removed %d blobs that no object names", swept)
+    service = open_service(root, clock, limits or Limits())
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -94,7 +86,7 @@ async def _lifespan(service: Service, receive: Receive, send: Send) -> None:
         if message["type"] == "lifespan.startup":
             await send({"type": "lifespan.startup.complete"})
         if message["type"] == "lifespan.shutdown":
-            service.index.close()
+            service.close()
             await send({"type": "lifespan.shutdown.complete"})
             return
 

@@ -7,6 +7,7 @@ an orphan, which `sweep` removes at the next start. A blob that is being read is
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
 import threading
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+
+from rekindle.core.errors import Refused
 
 _READ_BYTES = 256 << 10
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -37,9 +40,9 @@ class Writer:
     and its number from being reused, under it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, folder_descriptor: int) -> None:
         self.blob = uuid.uuid4().hex
-        self._folder = folder
+        self._folder_descriptor = folder_descriptor
         self._path = folder / self.blob
         self._lock = threading.Lock()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -55,11 +58,7 @@ class Writer:
         """Make the blob and its name durable."""
         os.fsync(self._file.fileno())
         self._file.close()
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.fsync(self._folder_descriptor)
 
     def discard(self) -> None:
         with self._lock:
@@ -69,13 +68,24 @@ class Writer:
 
 class Blobs:
     def __init__(self, folder: Path) -> None:
+        """Make or take `folder`. Raises Refused while another process has it: `sweep` would remove its blobs."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
+        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            os.close(self._descriptor)
+            raise Refused(f"Artifact store {folder} is in use by another process") from err
         self._readers: Counter[str] = Counter()
         self._doomed: set[str] = set()
 
+    def close(self) -> None:
+        """Let another process take the folder. No writer may be at work any more."""
+        os.close(self._descriptor)
+
     def writer(self) -> Writer:
-        return Writer(self._folder)
+        return Writer(self._folder, self._descriptor)
 
     def delete(self, blobs: Iterable[str]) -> None:
         """Unlink them, those in use after their last reader. No row may name them any more."""

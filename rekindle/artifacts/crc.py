@@ -1,13 +1,19 @@
 """Reflected CRCs that zlib does not have, and how the CRCs of two pieces make the CRC of both.
 
-CRC64NVME and CRC32C are the other two of S3's CRCs. Pure Python reads about 5-10 MB/s, enough for the rare client that
-asks for them; the default, CRC32, is zlib's.
+CRC64NVME (the AWS CLI v2's default) and CRC32C are the other two of S3's CRCs. Byte by byte Python reads 6 MB/s, so
+large data is cut into lanes of equal length whose registers advance together: `bytes.translate` is the table lookup and
+an XOR of long integers the XOR, both in C (40 and 20 MB/s). A register is linear in its start and its data, so the
+lanes' registers, each begun at zero, are joined by advancing what came before by a lane of zeros.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
+
+_LANE_BYTES = 256
+_LANES_MIN = 32  # below that the lanes cost more than they save
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,61 @@ def _table(polynomial: Polynomial) -> tuple[int, ...]:
 
 def update(polynomial: Polynomial, data: bytes, crc: int = 0) -> int:
     """The CRC of what `crc` stands for followed by `data`."""
+    register = crc ^ polynomial.mask
+    whole = len(data) - len(data) % _LANE_BYTES
+    if whole >= _LANE_BYTES * _LANES_MIN:
+        register = _advance_by_lanes(polynomial, data[:whole], register)
+    else:
+        whole = 0
+    return _advance_by_bytes(polynomial, data[whole:], register) ^ polynomial.mask
+
+
+def _advance_by_bytes(polynomial: Polynomial, data: bytes, register: int) -> int:
     table = _table(polynomial)
-    crc ^= polynomial.mask
     for byte in data:
-        crc = (crc >> 8) ^ table[(crc ^ byte) & 0xFF]
-    return crc ^ polynomial.mask
+        register = (register >> 8) ^ table[(register ^ byte) & 0xFF]
+    return register
+
+
+def _advance_by_lanes(polynomial: Polynomial, data: bytes, register: int) -> int:
+    over = _over_one_lane(polynomial)
+    for lane in _lane_registers(polynomial, data):
+        advanced = lane
+        for table in over:
+            advanced ^= table[register & 0xFF]
+            register >>= 8
+        register = advanced
+    return register
+
+
+def _lane_registers(polynomial: Polynomial, data: bytes) -> tuple[int, ...]:
+    """The register of each lane, begun at zero. Plane k holds byte k of every lane's register, as one long integer."""
+    lanes, width_bytes = len(data) // _LANE_BYTES, polynomial.width // 8
+    tables = _byte_tables(polynomial)
+    planes = [0] * width_bytes
+    for at in range(_LANE_BYTES):
+        index = (planes[0] ^ int.from_bytes(data[at::_LANE_BYTES], "little")).to_bytes(lanes, "little")
+        looked_up = [int.from_bytes(index.translate(table), "little") for table in tables]
+        planes = [looked ^ old for looked, old in zip(looked_up, [*planes[1:], 0], strict=True)]
+    registers = bytearray(lanes * width_bytes)
+    for k, plane in enumerate(planes):
+        registers[k::width_bytes] = plane.to_bytes(lanes, "little")
+    return struct.unpack(f"<{lanes}{'Q' if width_bytes == 8 else 'I'}", registers)
+
+
+@lru_cache(maxsize=4)
+def _byte_tables(polynomial: Polynomial) -> tuple[bytes, ...]:
+    """Byte k of every entry of the table, for each k."""
+    return tuple(bytes(entry >> 8 * k & 0xFF for entry in _table(polynomial)) for k in range(polynomial.width // 8))
+
+
+@lru_cache(maxsize=4)
+def _over_one_lane(polynomial: Polynomial) -> tuple[tuple[int, ...], ...]:
+    """What a lane of zeros makes of each value of each byte of a register."""
+    power = _power_of_x(polynomial, 8 * _LANE_BYTES)
+    return tuple(
+        tuple(_multiply(polynomial, byte << 8 * k, power) for byte in range(256)) for k in range(polynomial.width // 8)
+    )
 
 
 def combine(polynomial: Polynomial, first: int, second: int, second_bytes: int) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rekindle.artifacts import body
 from rekindle.artifacts.blobs import Blobs, Segment, Writer
@@ -15,6 +17,8 @@ from rekindle.artifacts.index import Bucket, Index, Object
 from rekindle.artifacts.limits import Limits
 from rekindle.artifacts.wire import Request
 from rekindle.clock import Clock
+
+log = logging.getLogger(__name__)
 
 #: Fills a blob and says what it got.
 Fill = Callable[[Writer], Awaitable[Received]]
@@ -77,3 +81,22 @@ class Service:
             self.blobs.delete([segment.blob])
             raise
         self.blobs.delete(freed)
+
+    def close(self) -> None:
+        self.index.close()
+        self.blobs.close()
+
+
+def open_service(root: Path, clock: Clock, limits: Limits) -> Service:
+    """The store in the folder `root`, made if absent. Raises Refused while another process has it.
+
+    Sweeps what crashes left: blobs that no row names, multipart uploads older than `limits.upload_kept_s`.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    blobs = Blobs(root / "blobs")
+    index = Index(root / "index.db")
+    index.abort_before(clock() - limits.upload_kept_s * 1000)
+    swept = blobs.sweep(index.known_blobs())
+    if swept:
+        log.info("removed %d blobs that no object names", swept)
+    return Service(index, blobs, limits, clock)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,14 @@ class Served:
 
     def client(self, key: AccessKey = ALICE, **config: Any) -> Any:
         """boto3 with its defaults, but no second attempt: a test must see the first answer."""
-        session = boto3.Session(key.key_id, key.secret, region_name="us-east-1")
         settings = Config(retries={"total_max_attempts": 1}, **config)
-        return session.client("s3", endpoint_url=self.url, verify=self.ca_pem, config=settings)
+        return _session(key).client("s3", endpoint_url=self.url, verify=self.ca_pem, config=settings)
+
+
+@cache
+def _session(key: AccessKey) -> boto3.Session:
+    """One per key: a session parses S3's service model once, which takes longer than most tests."""
+    return boto3.Session(key.key_id, key.secret, region_name="us-east-1")
 
 
 @contextmanager

@@ -22,6 +22,15 @@ def test_the_catalogues_check_values(polynomial: crc.Polynomial, check: int) -> 
     assert crc.update(polynomial, b"6789", crc.update(polynomial, b"12345")) == check
 
 
+@pytest.mark.parametrize("polynomial", [crc.CRC32, crc.CRC32C, crc.CRC64NVME])
+@given(seed=st.binary(min_size=1, max_size=50), size=st.integers(8000, 20_000), before=st.binary(max_size=9))
+def test_lanes_give_what_bytes_give(polynomial: crc.Polynomial, seed: bytes, size: int, before: bytes) -> None:
+    data = (seed * (size // len(seed) + 1))[:size]
+    start = crc.update(polynomial, before)
+    plain = crc._advance_by_bytes(polynomial, data, start ^ polynomial.mask) ^ polynomial.mask
+    assert crc.update(polynomial, data, start) == plain
+
+
 @given(st.binary(max_size=64), st.binary(max_size=64))
 def test_the_crc_of_two_pieces_is_that_of_both(first: bytes, second: bytes) -> None:
     assert crc.combine(crc.CRC32, zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)

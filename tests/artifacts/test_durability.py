@@ -13,10 +13,12 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from rekindle.artifacts import Limits, make_app
+from rekindle.artifacts import Limits
+from rekindle.artifacts.service import open_service
 from rekindle.clock import wall_ms
+from rekindle.core.errors import Refused
 from tests.artifacts.conftest import Served, serving
-from tests.artifacts.server import ALICE, lookup
+from tests.artifacts.server import ALICE
 from tests.waiting import until
 
 MIB = 1 << 20
@@ -85,13 +87,14 @@ def test_memory_is_bounded(plain_store: Served, plain_bucket: str, tmp_path: Pat
     assert int(peak[1]) < 120 * 1024
 
 
-async def test_old_unfinished_uploads_are_swept_at_a_start(tmp_path: Path) -> None:
+def test_old_unfinished_uploads_are_swept_at_a_start(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         client = served.client()
         client.create_bucket(Bucket="bucket")
         upload = client.create_multipart_upload(Bucket="bucket", Key="k")["UploadId"]
         client.upload_part(Bucket="bucket", Key="k", UploadId=upload, PartNumber=1, Body=b"x")
-    make_app(tmp_path, lookup, lambda: wall_ms() + 6 * DAY_MS, Limits())
-    assert len(blobs(tmp_path)) == 1
-    make_app(tmp_path, lookup, lambda: wall_ms() + 8 * DAY_MS, Limits())
-    assert blobs(tmp_path) == set()
+        with pytest.raises(Refused, match="in use"):
+            open_service(tmp_path, wall_ms, Limits())
+    for days, left in ((6, 1), (8, 0)):
+        open_service(tmp_path, lambda days=days: wall_ms() + days * DAY_MS, Limits()).close()  # type: ignore[misc]
+        assert len(blobs(tmp_path)) == left

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from boto3.s3.transfer import TransferConfig
 
 from rekindle.core.account import AccessKey
 from tests.artifacts.conftest import Served
 from tests.artifacts.server import ALICE, BOB
+from tests.waiting import until
 
 Code = Callable[..., tuple[str, int]]
 MIB = 1 << 20
@@ -263,3 +265,25 @@ def test_an_error_before_the_body_leaves_the_connection_usable(store: Served, bu
             missing = {"Bucket": "no-such-bucket", "Key": "k", "Body": io.BytesIO(b"x" * size)}
             assert code_of(client.put_object, **missing) == ("NoSuchBucket", 404)
             assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+def test_an_object_that_is_being_read_is_read_to_its_end(store: Served, bucket: str) -> None:
+    client, before, data = store.client(), blobs(store), os.urandom(16 * MIB)
+    client.put_object(Bucket=bucket, Key="k", Body=data)
+    body = client.get_object(Bucket=bucket, Key="k")["Body"]
+    start = body.read(10)
+    client.delete_object(Bucket=bucket, Key="k")
+    assert blobs(store) != before
+    assert start + body.read() == data
+    until(lambda: blobs(store) == before, 10, "the blob goes with its last reader")
+
+
+def test_presigned_urls_are_a_typed_error_for_now(plain_store: Served, plain_bucket: str) -> None:
+    for version in ("s3", "s3v4"):
+        client = plain_store.client(signature_version=version)
+        url = client.generate_presigned_url("get_object", Params={"Bucket": plain_bucket, "Key": "k"})
+        answer = httpx.get(url, trust_env=False)
+        assert (answer.status_code, "<Code>NotImplemented</Code>" in answer.text) == (501, True)
+    answer = httpx.get(f"{plain_store.url}/{plain_bucket}/k", trust_env=False)
+    assert (answer.status_code, "<Code>AccessDenied</Code>" in answer.text) == (403, True)
+    assert f"<RequestId>{answer.headers['x-amz-request-id']}</RequestId>" in answer.text
