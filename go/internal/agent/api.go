@@ -247,10 +247,22 @@ func (a *Agent) logs(w http.ResponseWriter, r *http.Request) {
 	w.Write(data) // a relay that is gone needs no answer
 }
 
+// farewellTimeout is how long the answer to a power-off may take to get out.
+const farewellTimeout = time.Second
+
+// stop answers, ends the session and switches the machine off, whether the answer got out or not.
 func (a *Agent) stop(w http.ResponseWriter, r *http.Request) {
-	send(w, http.StatusAccepted, []byte("{}"))
-	http.NewResponseController(w).Flush() // fails only when the relay is gone, which changes nothing
-	a.powerOff()
+	session := sessionOf(r)
+	body := []byte(`{"power":"off"}`)
+	session.CloseAfter(body)
+	go func() {
+		select {
+		case <-session.Done():
+		case <-time.After(farewellTimeout):
+		}
+		a.powerOff()
+	}()
+	send(w, http.StatusAccepted, body)
 }
 
 // sessionOf is the session that a request came by.

@@ -51,8 +51,7 @@ func (s *Session) closeWith(data []byte) error {
 	if err == nil {
 		_, err = file.Write(data)
 	}
-	file.SetDeadline(time.Time{}) // fails only when the port was closed, which Accept finds as well
-	s.port.free <- struct{}{}
+	s.release()
 	return err
 }
 

@@ -116,11 +116,12 @@ type Session struct {
 	idle sync.Cond // no read or write of the port is going on
 	busy int
 	over bool
+	done chan struct{} // closed once it is over and has said its last
 	last *lastWrite
 }
 
 func newSession(port *Port) *Session {
-	session := &Session{port: port}
+	session := &Session{port: port, done: make(chan struct{})}
 	session.idle.L = &session.mu
 	return session
 }
@@ -179,10 +180,19 @@ func (s *Session) Close() error {
 	for s.busy > 0 {
 		s.idle.Wait()
 	}
-	s.port.file.SetDeadline(time.Time{}) // fails only when the port was closed, which Accept finds as well
-	s.port.free <- struct{}{}
+	s.release()
 	return err
 }
+
+// release gives the port to the next session.
+func (s *Session) release() {
+	s.port.file.SetDeadline(time.Time{}) // fails only when the port was closed, which Accept finds as well
+	close(s.done)
+	s.port.free <- struct{}{}
+}
+
+// Done is closed when the session has ended and all that it had to say is out.
+func (s *Session) Done() <-chan struct{} { return s.done }
 
 // SetDeadline, SetReadDeadline and SetWriteDeadline are net.Conn's; a session that is over fails anyway and leaves the port alone.
 func (s *Session) SetDeadline(t time.Time) error { return s.deadline(s.port.file.SetDeadline, t) }

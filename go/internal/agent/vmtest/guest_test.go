@@ -3,6 +3,7 @@ package vmtest
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"rekindle/internal/tunnel"
 )
 
 func spec(user string, argv ...string) map[string]any {
@@ -254,9 +257,12 @@ func clones(t *testing.T, b *bench, relay *relay) {
 		began := time.Now()
 		m.openOn(in, out, relay)
 		synced := time.Since(began)
-		m.call("POST", "/v1/hook", hook("run", ""), 409)
+		if n == 1 {
+			m.call("POST", "/v1/hook", hook("run", ""), 409)
+			m.mustBeShut()
+		}
 		answer := m.call("POST", "/v1/thaw", identity(n, byte(n)), 200)
-		t.Logf("cont to both synced %v, to thaw acknowledged %v (one refused request between)", synced, time.Since(began))
+		t.Logf("cont to both synced %v, to thaw and hook acknowledged %v", synced, time.Since(began))
 		step := time.Duration(int64(answer["clock_step_ns"].(float64)))
 		if answer["seeded"] != true || !reflect.DeepEqual(answer["hook"], map[string]any{"status": 200.0}) || step < time.Duration(n)*time.Hour-time.Minute {
 			t.Errorf("thaw %v", answer)
@@ -267,6 +273,16 @@ func clones(t *testing.T, b *bench, relay *relay) {
 	}
 	if len(randoms) != 3 {
 		t.Errorf("clones share random bytes: %v", randoms)
+	}
+}
+
+// mustBeShut shows that nobody reaches the application.
+func (m *machine) mustBeShut() {
+	m.t.Helper()
+	_, err := tunnel.Dial(m.t.Context(), m.in, "127.0.0.1:8080")
+	var refused *tunnel.Refused
+	if !errors.As(err, &refused) || refused.Reason != tunnel.ReasonDenied {
+		m.t.Errorf("a tunnel before the thaw: %v", err)
 	}
 }
 

@@ -174,6 +174,9 @@ type kind struct {
 
 func (b *bench) boot(t *testing.T) *machine {
 	t.Helper()
+	if err := os.RemoveAll(filepath.Join(b.dir, "ram")); err != nil {
+		t.Fatal(err)
+	}
 	return b.launch(t, kind{"template", []string{
 		"-kernel", filepath.Join(b.kernel, "vmlinux"), "-initrd", filepath.Join(b.dir, "initrd"),
 		"-append", "console=ttyS0 reboot=t panic=-1 quiet tsc=reliable tsc_early_khz=" + tscKHz(t) +
@@ -203,8 +206,8 @@ func tscKHz(t *testing.T) string {
 
 func (b *bench) launch(t *testing.T, kind kind) *machine {
 	t.Helper()
-	dir := filepath.Join(b.dir, kind.name)
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	dir, err := os.MkdirTemp(b.dir, kind.name)
+	if err != nil {
 		t.Fatal(err)
 	}
 	socket := func(id string) string {
