@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rekindle.image import base, toolbox
+from tests import leaks
+from tests.image.building import Room
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +22,21 @@ def tools(tools_dir: Path) -> toolbox.Toolbox:
 @pytest.fixture(scope="session")
 def base_image(tools_dir: Path, tools: toolbox.Toolbox) -> base.BaseImage:
     return asyncio.run(base.ensure(tools_dir, tools, print))
+
+
+@pytest.fixture(scope="session")
+def rooms(tools: toolbox.Toolbox, base_image: base.BaseImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for build storages (shared by the tests of a session: they share the layer cache as well)."""
+    if os.geteuid() != 0:
+        pytest.skip("builds on this machine need root (namespaces with mounts, a cgroup)")
+    return tmp_path_factory.mktemp("rooms")
+
+
+@pytest.fixture
+def room(rooms: Path, tools: toolbox.Toolbox, base_image: base.BaseImage) -> Iterator[Room]:
+    """A place to build in; after the test nothing of its builds is left but storage and results."""
+    before = leaks.snapshot(None, rooms)
+    made = Room(tools, base_image, rooms)
+    yield made
+    assert leaks.settled(before) == []
+    assert not (made.storage / "builds").exists()
