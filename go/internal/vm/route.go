@@ -26,7 +26,7 @@ const (
 type Route struct {
 	Generation   int64  `json:"generation"`
 	State        State  `json:"state"`
-	EndpointPort int    `json:"endpoint_port"`
+	EndpointPort int    `json:"endpoint_port"` // 0: no endpoint, for guests that are baked
 	EndpointHost string `json:"endpoint_host"`
 	DefaultPort  int    `json:"default_port"`
 	AutoResume   bool   `json:"auto_resume"`
@@ -42,8 +42,8 @@ func (r *Route) Check() error {
 		return err
 	}
 	switch {
-	case r.EndpointPort < 1 || r.EndpointPort > 65535:
-		return fmt.Errorf("endpoint_port must be 1 to 65535, not %d", r.EndpointPort)
+	case r.EndpointPort < 0 || r.EndpointPort > 65535:
+		return fmt.Errorf("endpoint_port must be 1 to 65535, or 0 for no endpoint, not %d", r.EndpointPort)
 	case r.DefaultPort < 1 || r.DefaultPort > 65535:
 		return fmt.Errorf("default_port must be 1 to 65535, not %d", r.DefaultPort)
 	case r.Egress != EgressInternet && r.Egress != EgressNone:
