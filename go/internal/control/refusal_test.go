@@ -180,7 +180,7 @@ func TestBadControlRequestsSayWhatIsWrong(t *testing.T) {
 		status             int
 	}{
 		{"PUT", "/vms/x", `{"state":"asleep"}`, 400},
-		{"PUT", "/vms/x", `{"state":"held","endpoint_port":0}`, 400},
+		{"PUT", "/vms/x", `{"state":"held","endpoint_port":-1}`, 400},
 		{"PUT", "/vms/x", `{"state":"held","endpoint_port":1,"default_port":8080,"egress":"all"}`, 400},
 		{"PUT", "/vms/x", `{"state":"held","endpoint_port":1,"default_port":8080,"egress":"none","in":"a"}`, 400},
 		{"PUT", "/vms/x", `{"color":1}`, 400},

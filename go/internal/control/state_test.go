@@ -334,3 +334,39 @@ func TestASecondRelayIsRefused(t *testing.T) {
 	}
 	r.ok("GET", "/v1/health", nil)
 }
+
+// A restored guest may hold a dead session, which only a new connection ends (docs/contracts.md §2).
+func TestAGuestThatDoesNotAnswerIsDialledAgain(t *testing.T) {
+	m := startRelay(t).machine("vm-1", map[string]any{"state": "running"})
+	m.guest.Deaf.Store(1)
+	m.guest.Run()
+	start := time.Now()
+	m.connect()
+	if took := time.Since(start); took < 900*time.Millisecond || took > 5*time.Second {
+		t.Errorf("after %v", took)
+	}
+	if got := <-m.inBackground(hello(t)); got != "200hello<nil>" {
+		t.Error(got)
+	}
+}
+
+func TestReadyFailsInTime(t *testing.T) {
+	m := startRelay(t).machine("vm-1", nil)
+	if status, _ := m.call("POST", "/vms/vm-1/connect?ready=1", map[string]any{"timeout_ms": 100}); status != 504 {
+		t.Error(status)
+	}
+	m.disconnect()
+}
+
+func TestABakedGuestHasNoEndpoint(t *testing.T) {
+	r := startRelay(t)
+	for _, id := range []string{"bake-1", "bake-2"} {
+		m := r.machine(id, map[string]any{"endpoint_port": 0, "endpoint_host": "", "ingress": false})
+		m.guest.Run()
+		m.connect()
+		if answer := m.ok("GET", "/vms/"+id+"/agent/v1/status", nil); answer["booted"] != true {
+			t.Error(answer)
+		}
+		r.ok("DELETE", "/vms/"+id, nil)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -24,6 +25,7 @@ import (
 type Guest struct {
 	In, Out string // the sockets' paths
 	Agent   *http.ServeMux
+	Deaf    atomic.Int64 // so many next connections of *in* are not answered
 
 	mu    sync.Mutex
 	awake chan struct{} // closed while the guest runs
@@ -116,6 +118,10 @@ func (g *Guest) Connections() int {
 
 func (g *Guest) serveIn(conn net.Conn) {
 	<-g.awake
+	if g.Deaf.Add(-1) >= 0 {
+		io.Copy(io.Discard, conn) // until the host gives up
+		return
+	}
 	if channel.Answer(conn) == nil {
 		channel.Serve(conn, http.HandlerFunc(g.answer))
 	}

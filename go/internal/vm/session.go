@@ -16,7 +16,7 @@ const (
 	// idleTimeout is below the keep-alive timeouts of common app servers (5 s in Node.js and uvicorn), so that it is us who
 	// close: a request sent while the app closes an idle connection cannot always be repeated.
 	idleTimeout      = 4 * time.Second
-	maxIdle          = 32 // connections kept per guest port
+	maxIdle          = 128 // connections kept per guest port
 	expectTimeout    = time.Second
 	maxAppHeaderSize = 256 << 10
 )
