@@ -125,18 +125,26 @@ async def _make(tools_dir: Path, toolbox: Toolbox, progress: Progress) -> BaseIm
 
 
 async def _tar(scratch: Path, progress: Progress) -> Path:
-    tar, work = scratch / "base.tar", scratch / "work"
-    work.mkdir()
+    tar = scratch / "base.tar"
+    async with debian.workplace(scratch) as work:
+        await debian.make_tar(
+            tar,
+            work,
+            variant="minbase",
+            include=("ca-certificates",),
+            final_hooks=_final_hooks(work),
+            progress=progress,
+        )
+    return tar
+
+
+def _final_hooks(work: Path) -> tuple[str, str]:
     (work / "debian.sources").write_text(PUBLIC_SOURCES)
     files = " ".join(f'"$1/{name}"' for name in MOUNT_FILES)
-    final = (
+    return (
         f"upload {work / 'debian.sources'} /{SOURCES_FILE}",
         f'for f in {files}; do : >"$f"; done; chmod 644 "$1/{SOURCES_FILE}" {files}',
     )
-    await debian.make_tar(
-        tar, work, variant="minbase", include=("ca-certificates",), final_hooks=final, progress=progress
-    )
-    return tar
 
 
 def _packages(tar: Path) -> dict[str, str]:

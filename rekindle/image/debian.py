@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rekindle.core.errors import MachineError
-from rekindle.image import hostconf
+from rekindle.image import hostconf, inside
 from rekindle.process import CommandFailed, run_ok
 
 Progress = Callable[[str], None]
@@ -37,9 +39,28 @@ _FORGET_THE_MACHINE = (
 _NO_SUITE = re.compile(rf"(?:repository|Failed to fetch)\W+(?P<uri>\S+?)(?:/dists/|\s+)(?P<suite>{SUITE}(?:-\w+)?)\b")
 
 
+@asynccontextmanager
+async def workplace(scratch: Path) -> AsyncIterator[Path]:
+    """The folder that `make_tar` works in; nothing stays of it, also of what sub-uids own.
+
+    In `scratch`, or for an ordinary user in the machine's temporary folder: the sub-uids of mmdebstrap's user
+    namespace must reach it, and a home is often closed to them.
+    """
+    if os.geteuid() == 0:
+        (scratch / "work").mkdir()
+        yield scratch / "work"
+        return
+    work = Path(tempfile.mkdtemp(prefix="rekindle-"))
+    work.chmod(0o755)
+    try:
+        yield work
+    finally:
+        await run_ok(["unshare", *inside.USER_NAMESPACE, "rm", "-rf", str(work)], deadline_s=120)
+
+
 async def make_tar(
     out: Path,
-    scratch: Path,
+    work: Path,
     *,
     variant: str,
     include: Sequence[str],
@@ -52,42 +73,42 @@ async def make_tar(
     """Make a file system of suite SUITE in `out` (a tar). `hooks` and `final_hooks` are shell lines with the tree
     as `$1`; apt still works in the former, and only the latter come after everything of this machine is out of it.
 
-    `scratch` is an empty folder for the files mmdebstrap reads. Raises MachineError naming what this machine lacks:
+    `work` is an empty `workplace`. Raises MachineError naming what this machine lacks:
     mmdebstrap, user namespaces for an ordinary user, or the suite.
     """
     _require_tools()
     sources = hostconf.debian_sources(SUITE, etc_apt, lists)
-    (scratch / "host.sources").write_text("\n".join(source.deb822() for source in sources))
-    (scratch / "host.conf").write_text(await hostconf.apt_options(etc_apt))
-    argv = _argv(out, scratch, variant, include, (*hooks, _FORGET_THE_MACHINE, *final_hooks))
+    (work / "host.sources").write_text("\n".join(source.deb822() for source in sources))
+    (work / "host.conf").write_text(await hostconf.apt_options(etc_apt))
+    argv = _argv(out, work, variant, include, (*hooks, _FORGET_THE_MACHINE, *final_hooks))
     try:
-        await run_ok(argv, env=_environment(scratch), deadline_s=DEADLINE_S, on_line=_reporter(progress))
+        await run_ok(argv, env=_environment(work), deadline_s=DEADLINE_S, on_line=_reporter(progress))
     except CommandFailed as err:
         raise explained(err) from err
 
 
-def _argv(out: Path, scratch: Path, variant: str, include: Sequence[str], hooks: Sequence[str]) -> list[str]:
+def _argv(out: Path, work: Path, variant: str, include: Sequence[str], hooks: Sequence[str]) -> list[str]:
     mode = "root" if os.geteuid() == 0 else "unshare"
     argv = ["mmdebstrap", f"--mode={mode}", f"--variant={variant}", f"--include={','.join(include)}", "--format=tar"]
-    argv += [f"--aptopt={scratch / 'host.conf'}", '--aptopt=Apt::Install-Recommends "false"']
+    argv += [f"--aptopt={work / 'host.conf'}", '--aptopt=Apt::Install-Recommends "false"']
     argv += [f"--dpkgopt={line}" for line in _TRIM]
     argv += [f"--customize-hook={hook}" for hook in hooks]
-    return [*argv, SUITE, str(out), str(scratch / "host.sources")]
+    return [*argv, SUITE, str(out), str(work / "host.sources")]
 
 
-def _environment(scratch: Path) -> dict[str, str]:
+def _environment(work: Path) -> dict[str, str]:
     """The machine's environment (its proxies and CAs), with our folder for temporary files."""
     return {
         **os.environ,
-        "TMPDIR": str(_open_to_all(scratch)),
+        "TMPDIR": str(_open_to_all(work)),
         "LC_ALL": "C.UTF-8",
         "DEBIAN_FRONTEND": "noninteractive",
     }
 
 
-def _open_to_all(scratch: Path) -> Path:
+def _open_to_all(work: Path) -> Path:
     """mmdebstrap's tree must be reachable by the sub-uids of its user namespace and by apt's own user."""
-    folder = scratch / "tmp"
+    folder = work / "tmp"
     folder.mkdir()
     folder.chmod(0o1777)
     return folder

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+#: An ordinary user as root of a namespace with the sub-uids that /etc/subuid gives them.
+USER_NAMESPACE = ("--user", "--map-root-user", "--map-auto")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: The tree is bound onto itself, because buildah's layer unpacking makes `/` private and needs it to be a mount point.
@@ -43,7 +45,8 @@ def command(
     this machine. Everything ends with it: no mount and no process stays. `env` is the whole environment besides PATH,
     HOME and LC_ALL.
     """
-    words = ["unshare", *_user_namespace(), "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
+    user = () if os.geteuid() == 0 else USER_NAMESPACE
+    words = ["unshare", *user, "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
     words += ["sh", "-c", _ENTER, "enter", str(root)]
     for mode, given in (("rw", binds or {}), ("ro", read_only or {})):
         for inside, outside in given.items():
@@ -56,8 +59,3 @@ def program(root: Path, path: str) -> list[str]:
     """The start of a command line for a program of the tree run in place: its loader, its libraries, no chroot."""
     libraries = ":".join(str(root / part) for part in ("usr/lib/x86_64-linux-gnu", "usr/lib"))
     return [str(root / "usr/lib64/ld-linux-x86-64.so.2"), "--library-path", libraries, str(root / path.lstrip("/"))]
-
-
-def _user_namespace() -> list[str]:
-    """An ordinary user is root in a namespace with the sub-uids that /etc/subuid gives them."""
-    return [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]

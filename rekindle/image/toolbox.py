@@ -160,17 +160,17 @@ def digest_of(packages: Mapping[str, str]) -> str:
 
 
 async def _tree(scratch: Path, progress: Progress) -> Path:
-    tar, work, root = scratch / "tree.tar", scratch / "work", scratch / "root"
-    work.mkdir()
-    await debian.make_tar(
-        tar,
-        work,
-        variant="apt",
-        include=PACKAGES,
-        hooks=(_FETCH_KERNEL,),
-        final_hooks=(_MOUNT_POINTS,),
-        progress=progress,
-    )
+    tar, root = scratch / "tree.tar", scratch / "root"
+    async with debian.workplace(scratch) as work:
+        await debian.make_tar(
+            tar,
+            work,
+            variant="apt",
+            include=PACKAGES,
+            hooks=(_FETCH_KERNEL,),
+            final_hooks=(_MOUNT_POINTS,),
+            progress=progress,
+        )
     progress("unpacking the toolbox")
     await unpack(tar, root)
     tar.unlink()

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import pytest
 
 from rekindle.image import base, inside, shelf
 from rekindle.image.base import BaseImage
 from rekindle.image.toolbox import Toolbox
 from rekindle.process import Finished, run
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="runs buildah in the tree as root"),
-]
 
 STORAGE = """[storage]
 driver = "overlay"
