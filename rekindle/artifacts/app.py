@@ -24,7 +24,6 @@ from rekindle.core.account import KeyLookup
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Operation = Callable[[Service, Request], Awaitable[Reply]]
 
 log = logging.getLogger(__name__)
@@ -64,31 +63,37 @@ _OPERATIONS: dict[tuple[str, str, frozenset[str]], Operation] = {
 }
 
 
+class App:
+    """The ASGI app of one open store. Close it when its server has stopped, unless the server runs its lifespan."""
+
+    def __init__(self, service: Service, keys: KeyLookup) -> None:
+        self._service = service
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await _serve(self._service, self._keys, scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # startup: the store is open already
+        await send({"type": "lifespan.startup.complete"})
+        await receive()  # shutdown
+        self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def close(self) -> None:
+        """Let another process, or another app in this one, take the folder."""
+        self._service.close()
+
+
 def make_app(root: Path, keys: KeyLookup, clock: Clock, limits: Limits | None = None) -> App:
-    """The store in the folder `root` (made if absent), for one event loop; open until its lifespan ends.
+    """The store in the folder `root` (made if absent), for one event loop.
 
     Raises Refused while another process has the folder.
     """
-    service = open_service(root, clock, limits or Limits())
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(service, receive, send)
-        elif scope["type"] == "http":
-            await _serve(service, keys, scope, receive, send)
-
-    return app
-
-
-async def _lifespan(service: Service, receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        if message["type"] == "lifespan.shutdown":
-            service.close()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
+    return App(open_service(root, clock, limits or Limits()), keys)
 
 
 async def _serve(service: Service, keys: KeyLookup, scope: Scope, receive: Receive, send: Send) -> None:
