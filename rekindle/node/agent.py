@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rekindle.core.errors import NoCapacity, NotFound, RekindleError
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
-from rekindle.driver import manifest
+from rekindle.driver import leftovers, manifest
 from rekindle.guest.client import RelayGone
 from rekindle.image import toolbox
 from rekindle.node import builds
@@ -216,10 +217,8 @@ class Agent:
                 if f"{account.name}/{folder.name}" not in folders:
                     await asyncio.to_thread(remove_tree, folder)
 
-    async def _end_leftover(self, home: Any) -> None:
-        handle = await self._at.host.driver.adopt({"vm_id": home.name, "home": str(home)})
-        if handle is not None:
-            await self._at.host.driver.kill(handle)
+    async def _end_leftover(self, home: Path) -> None:
+        await leftovers.end(home)
         await self._at.relay.drop_route(home.name)
         await asyncio.to_thread(remove_tree, home)
 

@@ -21,6 +21,7 @@ from rekindle.clock import Clock
 from rekindle.core.errors import GuestError, HookFailed, MachineError
 from rekindle.core.lifecycle import Fact
 from rekindle.core.microvm import MicroVM
+from rekindle.driver import leftovers
 from rekindle.driver.base import Handle, MachineSpec
 from rekindle.guest.client import Guest, HookCall
 from rekindle.node import hooks
@@ -105,6 +106,7 @@ async def stop(at: Hands, vm: MicroVM, handle: Handle | None, farewell: HookCall
     await at.relay.drop_route(vm.id)
     if handle is not None:
         await at.host.driver.kill(handle)
+    await leftovers.end(at.host.layout.home(vm.id))  # a start that was cut off before its row knew of its process
     await asyncio.to_thread(remove_tree, at.host.layout.home(vm.id))
     return Done(fact=Fact.STOPPED, changes={"terminated_at_ms": at.clock(), "handle": None})
 

@@ -1,0 +1,18 @@
+"""Ending a machine that no row names any more, by its folder alone. Upkeep, outside the driver's eight methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rekindle.driver import cgroup, process, start
+
+KILL_S = 20.0
+
+
+async def end(home: Path) -> None:
+    """End the VMM last started in `home`, if it still runs, and remove its sockets and cgroups. Repeatable."""
+    who = start.recorded(home)
+    if who is not None:
+        await process.kill(who, within_s=KILL_S)
+    start.clear(home)
+    cgroup.remove(cgroup.find(home.name))
