@@ -171,8 +171,9 @@ async def _prepare(work: Path, base: BaseImage, request: BuildRequest) -> Mappin
     mounts = await buildenv.write(work / "files", os.environ)
     hosts = buildnet.hosts_file(Path("/etc/hosts").read_text())
     buildah.write_settings(work / "etc", insecure_registries=request.insecure_registries, hosts=hosts)
-    arguments = buildah.build_arguments(mounts, base.reference, _cgroup_name(request.build_id))
+    arguments = buildah.build_arguments(mounts, _cgroup_name(request.build_id))
     (work / "args").write_text("".join(f"{argument}\n" for argument in arguments))
+    (work / "base").write_text(f"{base.reference}\n{buildah.BASE_STORED_NAME}:{buildah.BASE_TAG}\n")
     (work / "mount-points").write_text("".join(f"{path}\n" for path in (*mounts, *buildenv.MADE_FOLDERS)))
     shutil.copyfile(_INSIDE, work / "inside.sh")
     return mounts

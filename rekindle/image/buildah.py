@@ -45,11 +45,13 @@ def config_of(image_json: str) -> ImageConfig:
     )
 
 
-#: What a Dockerfile calls the managed base image; exactly this, so that no other name can mean it.
-BASE_NAME = "rekindle/debian:13"
+#: What Dockerfiles call the managed base image, and the name in a build's storage that this is an alias of. buildah
+#: takes a local image for any name that ends like its own: nothing that others use (`debian:13`) may be the end of it.
+BASE_NAME, BASE_TAG = "rekindle/debian", "13"
+BASE_STORED_NAME = "localhost/rekindle-managed-debian"
 
 
-def build_arguments(mounts: Mapping[str, str], base_reference: str, cgroup: str) -> list[str]:
+def build_arguments(mounts: Mapping[str, str], cgroup: str) -> list[str]:
     """Arguments of `buildah build`; `mounts` maps a target in RUN steps to a file in /rk/work/files.
 
     The network is the box's (buildnet.py), for RUN steps and for buildah alike, so `RUN --network=host` gains nothing.
@@ -64,13 +66,7 @@ def build_arguments(mounts: Mapping[str, str], base_reference: str, cgroup: str)
     arguments += [f"--ulimit=nofile={_limit(resource.RLIMIT_NOFILE, _WANTED_FILES)}"]
     arguments += [f"--ulimit=nproc={_limit(resource.RLIMIT_NPROC, _WANTED_PROCESSES)}"]
     arguments += [f"--volume=/rk/work/files/{name}:{target}:ro" for target, name in mounts.items()]
-    return [
-        *arguments,
-        "--iidfile=/rk/work/image-id",
-        "--file=/rk/work/Dockerfile",
-        f"--build-context={BASE_NAME}=docker-image://{base_reference}",
-        "/rk/context",
-    ]
+    return [*arguments, "--iidfile=/rk/work/image-id", "--file=/rk/work/Dockerfile", "/rk/context"]
 
 
 def _limit(which: int, wanted: int) -> str:
@@ -106,8 +102,9 @@ helper_binaries_dir = ["/rk/helpers"]
 
 
 def _registries(insecure: Iterable[str]) -> str:
-    """Short names mean docker.io, as in Docker."""
+    """Short names mean docker.io, as in Docker, but for the managed base image."""
     lines = ['unqualified-search-registries = ["docker.io"]', 'short-name-mode = "enforcing"']
+    lines += ["[aliases]", f"{json.dumps(BASE_NAME)} = {json.dumps(BASE_STORED_NAME)}"]
     for registry in insecure:
         lines += ["[[registry]]", f"location = {json.dumps(registry)}", "insecure = true"]
     return "\n".join(lines) + "\n"
@@ -125,7 +122,7 @@ class Progress:
         if _STEP.fullmatch(text):
             self.step = text
         elif found := _ERROR.match(text):
-            self.error = found[1]
+            self.error = found[1].replace("/rk/work/", "").replace("/rk/context/", "")
         if text.strip():
             self._last = [*self._last[-(_LINES_KEPT - 1) :], text]
 

@@ -103,13 +103,13 @@ class Cgroup:
                     Path(folder).rmdir()
 
     def hit_memory_limit(self) -> bool:
-        """Whether the build ran into its memory limit (it may have got by)."""
-        for controller, file in (("memory", "memory.failcnt"), ("", "memory.events")):
-            path = self._mounts.get(controller, Path("/nonexistent")) / self.name / file
-            if path.exists():
-                words = path.read_text().split()
-                return words != ["0"] if controller else int(words[words.index("oom_kill") + 1]) > 0
-        return False
+        """Whether the build ran into its memory limit (it may have got by: v1 counts file pages, and newer kernels no
+        longer count failures there)."""
+        if "memory" in self._mounts:
+            group = self._mounts["memory"] / self.name
+            return _number(group / "memory.max_usage_in_bytes") >= _number(group / "memory.limit_in_bytes")
+        words = (self._mounts[""] / self.name / "memory.events").read_text().split()
+        return int(words[words.index("oom_kill") + 1]) > 0
 
 
 def _cgroup_mounts(mountinfo: str) -> Iterator[tuple[str, Path]]:
@@ -124,6 +124,10 @@ def _cgroup_mounts(mountinfo: str) -> Iterator[tuple[str, Path]]:
             for option in options.split(","):
                 if option not in ("rw", "ro", "xattr", "clone_children"):
                     yield option, where
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
 
 
 def _pidfd(pid: int) -> int | None:

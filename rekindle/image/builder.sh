@@ -41,8 +41,11 @@ for given; do
   name=${given%%=*}
   mkdir -p "rk/$name"
   mount --bind "${given#*=}" "rk/$name"
-  case $name in context | base) mount -o remount,bind,ro "rk/$name" ;; esac
+  [ "$name" != base ] || mount -o remount,bind,ro "rk/$name"
 done
+# buildah opens what `RUN --mount=type=bind` names for writing: let it, but keep the context as it is.
+mkdir ../context-upper ../context-scratch
+(cd .. && mount -t overlay -o lowerdir=root/rk/context,upperdir=context-upper,workdir=context-scratch overlay root/rk/context)
 cp rk/work/etc/hosts etc/hosts
 rm -f etc/resolv.conf
 echo "nameserver $resolver" >etc/resolv.conf

@@ -1,6 +1,8 @@
 # Runs in the toolbox tree as the init of a build (builder.sh): Dockerfile -> image -> root.erofs. `phase` says how far it
 # came. The lists in /rk/work/args have one argument a line.
 buildah rm --all >/dev/null # of builds that were killed
+{ read -r base && read -r name; } </rk/work/base
+buildah tag "$base" "$name" # today's base image, under the name that Dockerfiles have an alias for
 echo build >/rk/work/phase
 set --
 while IFS= read -r line; do set -- "$@" "$line"; done </rk/work/args
