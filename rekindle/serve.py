@@ -96,9 +96,11 @@ async def _serve(config: Config, clock: Clock) -> None:
         addresses = {"api": servers.bound_to(api_socket), "artifacts": servers.bound_to(store_socket)}
         operating = Operating(agent=agent, store=store, host=host, relay=relay, addresses=addresses, stop=stop.set)
         operator = operator_api.Desk(store=store, operator=operating, config=config, layout=layout, clock=clock)
+        artifact_store = artifacts.make_app(config.state / "artifacts", store.access_key, clock)
+        stack.callback(artifact_store.close)
         listeners = [
             (servers.server(api.make_app(store, desk, config, clock)), api_socket),
-            (servers.server(artifacts.make_app(config.state / "artifacts", store.access_key, clock)), store_socket),
+            (servers.server(artifact_store), store_socket),
             (servers.server(operator_api.app(operator)), stack.enter_context(unixsock.listen(layout.operator_socket))),
         ]
         await agent.start()
