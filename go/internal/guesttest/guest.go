@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"rekindle/internal/channel"
 	"rekindle/internal/tunnel"
@@ -27,13 +28,14 @@ type Guest struct {
 	Agent   *http.ServeMux
 	Deaf    atomic.Int64 // so many next connections of *in* are not answered
 
-	mu    sync.Mutex
-	awake chan struct{} // closed while the guest runs
-	ports []net.Listener
-	conns map[net.Conn]bool
-	out   *channel.Client // the session of the *out* port, nil without one
-	came  sync.Cond       // out has changed
-	done  sync.WaitGroup
+	mu       sync.Mutex
+	awake    chan struct{} // closed while the guest runs
+	ports    []net.Listener
+	conns    map[net.Conn]bool
+	out      *channel.Client // the session of the *out* port, nil without one
+	came     sync.Cond       // out has changed
+	sessions []*http.Server  // of *in*
+	done     sync.WaitGroup
 }
 
 // Start makes a guest whose sockets listen in folder; it is paused: nothing is answered before Run.
@@ -122,9 +124,27 @@ func (g *Guest) serveIn(conn net.Conn) {
 		io.Copy(io.Discard, conn) // until the host gives up
 		return
 	}
-	if channel.Answer(conn) == nil {
-		channel.Serve(conn, http.HandlerFunc(g.answer))
+	if channel.Answer(conn) != nil {
+		return
 	}
+	server := channel.NewServer(http.HandlerFunc(g.answer))
+	g.mu.Lock()
+	g.sessions = append(g.sessions, server)
+	g.mu.Unlock()
+	session := newSession(conn)
+	server.Serve(session)
+	conn.SetReadDeadline(time.Time{})
+	io.Copy(io.Discard, conn) // the port stays open until the host closes it
+}
+
+// EndSession ends the session of *in* in good order and leaves the socket open.
+func (g *Guest) EndSession() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, session := range g.sessions {
+		session.Shutdown(context.Background())
+	}
+	g.sessions = nil
 }
 
 func (g *Guest) answer(w http.ResponseWriter, r *http.Request) {

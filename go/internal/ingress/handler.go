@@ -1,6 +1,8 @@
 package ingress
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"rekindle/internal/token"
+	"rekindle/internal/tunnel"
 	"rekindle/internal/vm"
 )
 
@@ -38,6 +41,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 	port, refusal := authorise(settings.Keys, known, target, time.Now())
 	if refusal != nil {
 		refusal.write(w, requestID)
+		return
+	}
+	if r.Method == http.MethodConnect {
+		notForwarded.write(w, requestID) // this is no proxy for other hosts
 		return
 	}
 	target.Meter.Touch()
@@ -78,8 +85,25 @@ func (e *exchange) forward() (*http.Response, error) {
 		if err == nil {
 			return response, nil
 		}
-		if !session.Over() || !e.repeatable() || e.in.Context().Err() != nil {
+		if !e.repeatable() || !endedWith(session, err) {
 			return nil, err
 		}
+	}
+}
+
+// endingTimeout is how long a session that takes no requests any more may need to end.
+const endingTimeout = 250 * time.Millisecond
+
+// endedWith tells whether it was the end of the session that a request has failed with.
+func endedWith(session *vm.Session, err error) bool {
+	var refused *tunnel.Refused
+	if errors.As(err, &refused) || errors.Is(err, context.Canceled) {
+		return false
+	}
+	select {
+	case <-session.Done():
+		return true
+	case <-time.After(endingTimeout):
+		return false
 	}
 }

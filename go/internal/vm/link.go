@@ -21,7 +21,9 @@ const (
 type link struct {
 	cancel context.CancelFunc
 	ports  sync.WaitGroup
-	lost   bool // the peer is gone; VM.mu guards it
+	// VM.mu guards these.
+	lost  bool // the peer is gone
+	ended bool // a guest has ended its session by itself, and no other follows
 }
 
 // port is one side of a link.
@@ -83,7 +85,8 @@ func (p *port) keep(life context.Context, conn *peerConn) {
 			p.vm.lose(p.link)
 			return
 		case err == nil && !p.vm.restarts():
-			return // the guest has frozen itself, and the next session is serve's to ask for
+			p.vm.end(p.link) // the guest has frozen itself, and the next session is serve's to ask for
+			return
 		}
 		if conn, err = dialUnix(life, p.path); err != nil {
 			if life.Err() == nil {

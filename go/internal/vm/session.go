@@ -66,6 +66,9 @@ func (s *Session) AppH2C() http.RoundTripper { return s.h2c }
 // Agent sends requests to the guest's agent.
 func (s *Session) Agent() http.RoundTripper { return s.client }
 
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.client.Done() }
+
 // Over tells whether the session has ended.
 func (s *Session) Over() bool {
 	select {

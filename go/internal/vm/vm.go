@@ -86,6 +86,7 @@ func (v *VM) Connect(ctx context.Context) error {
 	if v.Connected() {
 		return nil
 	}
+	v.shutLink() // one whose sessions have ended
 	v.hub.Forget(v.ID)
 	opened, err := open(ctx, v, v.Route())
 	if err != nil {
@@ -103,6 +104,11 @@ func (v *VM) Connect(ctx context.Context) error {
 func (v *VM) Disconnect() {
 	v.linking.Lock()
 	defer v.linking.Unlock()
+	v.shutLink()
+}
+
+// shutLink closes what there is of a link. The caller holds v.linking.
+func (v *VM) shutLink() {
 	v.mu.Lock()
 	closing := v.link
 	v.mu.Unlock()
@@ -116,7 +122,7 @@ func (v *VM) Disconnect() {
 func (v *VM) Connected() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.link != nil
+	return v.link != nil && !v.link.ended
 }
 
 // lose is called by a port whose peer is gone: the other port ends too.
@@ -133,6 +139,8 @@ func (v *VM) lose(l *link) {
 		v.hub.Emit(event.ChannelLost, v.ID)
 	}
 }
+
+func (v *VM) end(l *link) { v.update(func() { l.ended = true }) }
 
 func (v *VM) setSession(s *Session) { v.update(func() { v.session = s }) }
 
