@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import gc
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,10 +47,17 @@ ALLOWED = (
     "artifacts",
     "accounts",
     "tools",
+    "keys",
+    "accel.json",
+    "run/initrd",
+    "run/relay.sock.lock",
 )
+#: Folders that may be there, but what is in them must be accounted for.
+STRUCTURE = ("run", "vms", "builds", "images", "images/*")
 #: Names that our programs use in the machine's temp folders. A temp folder of one's own (TMPDIR) is counted whole.
 TEMP_NAMES = ("rekindle*", "buildah*", "container_images_*", "storage*", "mmdebstrap*", "vl.*", "qemu*", "runc*")
 SHARED_TEMP = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+_NAMES_A_FOLDER = re.compile(r"--(state|socket)[ =]/")
 CGROUPS = Path("/sys/fs/cgroup")
 #: Parts of cgroup names that our programs use; the parent that all our groups share may stay.
 CGROUP_MARKS = ("rekindle", "buildah", "runc")
@@ -164,10 +172,15 @@ def _descendants(pid: int, everyone: Mapping[int, Process]) -> set[int]:
 
 
 def _is_orphaned_program(process: Process, everyone: Mapping[int, Process]) -> bool:
-    """Orphans go to pid 1, or to the user's systemd, which makes itself the reaper of its sessions."""
+    """Orphans go to pid 1, or to the user's systemd, which makes itself the reaper of its sessions.
+
+    A program of ours that names a state folder is left to `_points_at`: it may be the developer's own service.
+    """
     parent = everyone.get(process.parent)
     orphaned = parent is None or parent.pid == 1 or parent.name == "systemd"
-    return orphaned and process.name.startswith(PROGRAMS)
+    if not orphaned or not process.name.startswith(PROGRAMS):
+        return False
+    return _NAMES_A_FOLDER.search(procfs.command(process.pid)) is None
 
 
 def _points_at(pid: int, roots: tuple[str, ...]) -> bool:
@@ -242,11 +255,16 @@ def _files(scope: Scope) -> Iterator[str]:
     for folder, names, files in os.walk(scope.state):
         below = Path(folder).relative_to(scope.state)
         names[:] = [name for name in names if not _allowed(below / name, scope)]
-        yield from (str(below / name) for name in (*names, *files) if not _allowed(below / name, scope))
+        yield from (str(below / name) for name in names if not _is_structure(below / name))
+        yield from (str(below / name) for name in files if not _allowed(below / name, scope))
 
 
 def _allowed(path: Path, scope: Scope) -> bool:
     return any(fnmatch.fnmatchcase(str(path), pattern) for pattern in scope.allowed)
+
+
+def _is_structure(path: Path) -> bool:
+    return any(len(path.parts) == len(Path(pattern).parts) and path.match(pattern) for pattern in STRUCTURE)
 
 
 def _temp() -> Iterator[str]:

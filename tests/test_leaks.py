@@ -193,11 +193,13 @@ def test_a_leak_that_stays_is_reported_after_the_patience_is_over(tmp_path: Path
 
 def test_what_belongs_in_a_state_folder_is_no_leak(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
-    for name in ("rekindle.db", "rekindle.db-wal", "logs/relay.log", "accounts/1/graph/layer", "images/1/root.erofs"):
+    expected = ("rekindle.db", "rekindle.db-wal", "logs/relay.log", "accounts/1/graph/layer", "keys/token.json")
+    for name in (*expected, "images/1/2/root.erofs", "vms/microvm-1/disk.qcow2", "run/left.sock"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = {leak.what for leak in compare(before, snapshot(tmp_path))}
-    assert found == {"images", "images/1", "images/1/root.erofs"}
+    images, vms = {"images/1/2", "images/1/2/root.erofs"}, {"vms/microvm-1", "vms/microvm-1/disk.qcow2"}
+    assert found == images | vms | {"run/left.sock"}
 
 
 def test_a_private_temp_folder_is_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
