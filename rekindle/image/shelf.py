@@ -13,11 +13,14 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from rekindle.image.inside import USER_NAMESPACE
 
 Progress = Callable[[str], None]
 
@@ -98,16 +101,16 @@ def _clear(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a tree, also one with folders that their owner may not write."""
+    """Remove a file or a tree, also one with files of the sub-uids of an ordinary user (a containers-storage)."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    for parent, folders, _ in os.walk(path):
-        for name in folders:
-            inner = Path(parent, name)
-            if not inner.is_symlink() and not os.access(inner, os.W_OK | os.X_OK | os.R_OK):
-                inner.chmod(0o700)
-    shutil.rmtree(path)
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+        subprocess.run(["unshare", *USER_NAMESPACE, "rm", "-rf", "--", str(path)], check=True, timeout=600)
 
 
 def _sync(folder: Path) -> None:
