@@ -127,9 +127,11 @@ def _scan_region(descriptor: int, region: Region, vector: array[int]) -> Iterato
         found = fcntl.ioctl(descriptor, _PAGEMAP_SCAN, request)
         for number in range(found):
             yield vector[3 * number], vector[3 * number + 1]
-        if request.walk_end <= at:
+        # Linux 6.18 was seen to return a walk_end that lies before pages that it has reported; those are done.
+        reached = max(request.walk_end, vector[3 * found - 2] if found else 0)
+        if reached <= at:
             raise MachineError(f"PAGEMAP_SCAN makes no progress at {at:#x}")
-        at = request.walk_end
+        at = reached
 
 
 def _request(start: int, end: int, vector: array[int]) -> _Scan:

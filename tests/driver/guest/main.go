@@ -46,7 +46,8 @@ func boot() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(order)) {
+	for _, line := range strings.Split(strings.TrimSpace(string(order)), "\n") {
+		name := strings.Fields(line)[0]
 		if err := load(filepath.Join("/lib/modules", name)); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
