@@ -12,12 +12,13 @@ import (
 )
 
 func main() {
-	hostname, err := os.Hostname()
-	if err != nil {
-		log.Fatal(err)
-	}
 	var answered atomic.Int64
 	http.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		hostname, err := os.Hostname() // asked anew: a clone has another one than the machine that was frozen
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		fmt.Fprintf(w, "%s %d\n", hostname, answered.Add(1))
 	})
 	http.HandleFunc("POST /aws/lambda-microvms/runtime/v1/{hook}", func(http.ResponseWriter, *http.Request) {})

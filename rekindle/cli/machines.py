@@ -223,7 +223,9 @@ def curl(
             output.line(f"HTTP {response.status_code} {response.reason_phrase}")
             output.facts({f"{name}:": value for name, value in response.headers.items()})
         output.copy(response.iter_bytes())
-    if fail and response.status_code >= 400:
+    if response.status_code >= 400 and not include:
+        output.trouble(f"HTTP {response.status_code} {response.reason_phrase}")
+    if response.status_code >= 400 and fail:
         raise typer.Exit(EXIT_HTTP_ERROR)
 
 

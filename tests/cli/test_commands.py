@@ -247,6 +247,7 @@ async def test_curl_mints_a_token_and_trusts_only_the_services_ca(here: Ground, 
     assert (piped["line"], piped["body"]) == ("PUT /run HTTP/1.1", "piped")
     assert headed.out.startswith("HTTP 200 OK\n")
     assert (missing.code, failing.code) == (0, 22)
+    assert missing.err == "error: HTTP 404 Not Found\n"
 
 
 async def test_token_prints_the_token_alone(here: Ground) -> None:
