@@ -13,14 +13,14 @@ import (
 	"sync"
 )
 
-// Flow control. A stream that nobody reads keeps its window of the connection's: the connection's is 512 times as large, so that
-// hundreds of stalled tunnels do not stop the rest, and it bounds what a session may hold in memory.
 const (
-	streamWindow     = 64 << 10
-	connectionWindow = 32 << 20
 	// MaxTunnels is how many tunnels a session carries at once; the next one is refused, so that other requests always have room.
 	MaxTunnels = 1024
 	maxStreams = MaxTunnels + 64
+	// A stream that nobody reads keeps its window of the connection's. The connection's holds them all, so that stalled tunnels never stop
+	// anything else; it also bounds what a session holds in memory.
+	streamWindow     = 64 << 10
+	connectionWindow = maxStreams * streamWindow
 	// maxHeaderBytes is far above what our own requests need.
 	maxHeaderBytes = 16 << 10
 )

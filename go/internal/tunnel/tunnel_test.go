@@ -61,6 +61,7 @@ func (r *rig) serve(w http.ResponseWriter, request *http.Request) {
 		Refuse(w, ReasonUnreachable)
 		return
 	}
+	near.SetWriteBuffer(4 << 10) // so that little is on its way to an app that does not read
 	conn, err := Accept(w, request)
 	if err != nil {
 		Reset(near)
@@ -244,11 +245,12 @@ func TestManyBytesBothWaysAtOnce(t *testing.T) {
 // TestStalledTunnelsDoNotStopOthers needs a connection window far above net/http's documented limit; here is where it would show.
 func TestStalledTunnelsDoNotStopOthers(t *testing.T) {
 	rig := newRig(t)
-	const stalled = 100
+	const stalled = 300
+	rubbish := make([]byte, 1<<20)
 	for range stalled {
 		conn, app := rig.open(t)
 		app.SetReadBuffer(4 << 10)
-		go conn.Write(make([]byte, 16<<20)) // more than every buffer on the way holds; ends when the test resets it
+		go conn.Write(rubbish) // more than every buffer on the way holds; ends when the test resets it
 	}
 	conn, app := rig.open(t)
 	send(t, conn, "through")

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	_ "rekindle/internal/agent" // so that a change of it counts as one of these tests
 	"rekindle/internal/channel"
 	"rekindle/internal/tunnel"
 )
