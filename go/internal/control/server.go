@@ -117,12 +117,10 @@ func (s *Server) route(id string, route vm.Route, shared bool) error {
 	s.routing <- struct{}{}
 	defer func() { <-s.routing }()
 	target := s.table.Prepare(id, route)
-	if route.EndpointPort != 0 {
-		if err := s.endpoints.Open(target, route.EndpointPort, route.EndpointHost, shared); err != nil {
-			return err
-		}
+	if err := s.endpoints.Open(target, route.EndpointPort, route.EndpointHost, shared); err != nil {
+		return err
 	}
-	if before := target.Route(); before.EndpointPort != 0 && before.EndpointPort != route.EndpointPort {
+	if before := target.Route(); before.EndpointPort != route.EndpointPort {
 		s.endpoints.Close(target, before.EndpointPort)
 	}
 	target.SetRoute(route)
@@ -133,7 +131,7 @@ func (s *Server) route(id string, route vm.Route, shared bool) error {
 func (s *Server) deleteRoute(w http.ResponseWriter, r *http.Request) {
 	s.routing <- struct{}{}
 	defer func() { <-s.routing }()
-	if gone := s.table.Delete(r.PathValue("id")); gone != nil && gone.Route().EndpointPort != 0 {
+	if gone := s.table.Delete(r.PathValue("id")); gone != nil {
 		s.endpoints.Close(gone, gone.Route().EndpointPort)
 	}
 	reply(w, http.StatusOK, struct{}{})
