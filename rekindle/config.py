@@ -32,6 +32,8 @@ class Build:
     hook_timeout_s: int = 1  #: default of the runtime hooks' timeouts
     archive_max_mib: int = 2048  #: unpacked size of a code artifact
     archive_max_entries: int = 100_000
+    insecure_registries: tuple[str, ...] = ()  #: HOST[:PORT] of registries spoken to over plain HTTP
+    host_services: tuple[str, ...] = ()  #: ADDRESS:PORT of this machine that builds may reach (a package mirror)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -195,7 +195,7 @@ async def _run(
         async with asyncio.timeout(request.timeout_s) as limit:
             async with buildbox.opened(_box(toolbox, base, request, work), _environment()) as running:
                 code, fits = await _watched(running, on_line, request)
-                out_of_memory = running.cgroup.hit_memory_limit()
+                out_of_memory = fits and code == _KILLED and running.cgroup.hit_memory_limit()
     except TimeoutError as err:
         if not limit.expired():
             raise
@@ -217,7 +217,7 @@ def _failed(
     phase = work / "phase"
     if phase.exists() and phase.read_text().strip() == "export":
         return BuildFailed("INTERNAL_PLATFORM_ERROR", f"The root disk could not be made: {reason}")
-    if out_of_memory and code == _KILLED:
+    if out_of_memory:
         reason += f" (killed: the build's memory limit is {request.memory_mib} MiB)"
     return BuildFailed("CONTAINER_BUILD_FAILED", reason)
 

@@ -57,6 +57,7 @@ def build_arguments(mounts: Mapping[str, str], cgroup: str) -> list[str]:
     The network is the box's (buildnet.py), for RUN steps and for buildah alike, so `RUN --network=host` gains nothing.
     """
     arguments = ["--isolation=oci", "--runtime=runc", "--format=docker", "--layers", "--network=host", "--pull=newer"]
+    arguments += ["--retry=2", "--retry-delay=1s"]
     arguments += [
         f"--cgroup-parent=/{cgroup}/run",
         "--cap-add=CAP_MKNOD",
