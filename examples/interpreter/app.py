@@ -173,6 +173,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     session: Session
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionResetError):  # a thaw cuts the connections that were open at the freeze
+            super().handle()
+
     def answer(self, status: int, value: object) -> None:
         body = json.dumps(value).encode() + b"\n"
         self.send_response(status)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +53,7 @@ def interpreter(tmp_path: Path) -> Iterator[Running]:
                 yield Running(app, hooks)
             process.terminate()
             assert process.wait(5) == 0
+            assert "Traceback" not in process.stderr.read()
         finally:
             process.kill()
 
@@ -133,6 +136,16 @@ def test_pythons_random_numbers_are_seeded_again(interpreter: Running, name: str
     interpreter.run("random.seed(1)")
     assert interpreter.hook(name, {"microvmId": "m", "runHookPayload": ""}) == 200
     assert interpreter.run("random.random()")["result"] != expected
+
+
+def test_a_connection_that_is_cut_is_not_an_error(interpreter: Running) -> None:
+    """As a thaw does it: a reset in the middle of a kept-alive connection. The fixture looks for a traceback."""
+    url = interpreter.app.base_url
+    with socket.create_connection((url.host, url.port)) as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert peer.recv(16).startswith(b"HTTP/1.1 200")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert interpreter.state()["pid"] > 0
 
 
 def test_a_wrong_path_or_an_oversized_snippet_is_refused(interpreter: Running) -> None:
