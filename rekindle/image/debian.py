@@ -44,8 +44,10 @@ async def workplace(scratch: Path) -> AsyncIterator[Path]:
     """The folder that `make_tar` works in; nothing stays of it, also of what sub-uids own.
 
     In `scratch`, or for an ordinary user in the machine's temporary folder: the sub-uids of mmdebstrap's user
-    namespace must reach it, and a home is often closed to them.
+    namespace must reach it, and a home is often closed to them. Raises MachineError naming the programs that this
+    machine lacks.
     """
+    _require_tools()
     if os.geteuid() == 0:
         (scratch / "work").mkdir()
         yield scratch / "work"
@@ -76,7 +78,6 @@ async def make_tar(
     `work` is an empty `workplace`. Raises MachineError naming what this machine lacks:
     mmdebstrap, user namespaces for an ordinary user, or the suite.
     """
-    _require_tools()
     sources = hostconf.debian_sources(SUITE, etc_apt, lists)
     (work / "host.sources").write_text("\n".join(source.deb822() for source in sources))
     (work / "host.conf").write_text(await hostconf.apt_options(etc_apt))
