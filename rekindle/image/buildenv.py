@@ -25,7 +25,7 @@ PIP_TARGET = "/etc/pip.conf"
 #: Folders that a mount may have to make where an image has none, deepest first.
 MADE_FOLDERS = ("/etc/apt/apt.conf.d", "/etc/apt", "/run/rk")
 
-_SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+_SYSTEM_CA = Path("/etc/ssl/certs/ca-certificates.crt")
 _CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
 _PIP_URLS = ("index-url", "extra-index-url", "find-links")
@@ -48,14 +48,12 @@ async def write(folder: Path, env: Mapping[str, str], etc: Path = Path("/etc")) 
     return mounts
 
 
-def ca_bundle(env: Mapping[str, str]) -> Path:
+def ca_bundle(env: Mapping[str, str], system: Path = _SYSTEM_CA) -> Path:
     """The certificates this machine trusts. Raises MachineError when it has none."""
-    for path in (*(env.get(name, "") for name in _CA_VARIABLES), _SYSTEM_CA):
-        if path and Path(path).is_file():
-            return Path(path)
-    raise MachineError(
-        f"No CA bundle: {_SYSTEM_CA} is missing and SSL_CERT_FILE names no file (package ca-certificates)"
-    )
+    for path in (*(Path(env[name]) for name in _CA_VARIABLES if env.get(name)), system):
+        if path.is_file():
+            return path
+    raise MachineError(f"No CA bundle: {system} is missing and SSL_CERT_FILE names no file (package ca-certificates)")
 
 
 def proxies(env: Mapping[str, str]) -> dict[str, str]:
