@@ -11,8 +11,9 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import IO, Any
 
 import uvloop
@@ -101,7 +102,7 @@ async def _serve(config: Config, clock: Clock) -> None:
         listeners = [
             (servers.server(api.make_app(store, desk, config, clock)), api_socket),
             (servers.server(artifact_store), store_socket),
-            (servers.server(operator_api.app(operator)), stack.enter_context(unixsock.listen(layout.operator_socket))),
+            (servers.server(operator_api.app(operator)), stack.enter_context(_at_operator_socket(layout))),
         ]
         await agent.start()
         await _run(agent, listeners, stop)
@@ -150,6 +151,15 @@ async def _first_key(config: Config, store: Store, api_url: str, store_url: str,
         await store.add_access_key(key_id, secret, config.account, "default")
     key = next(key for key in await store.access_keys() if key.account == config.account)
     identity.write_client_files(config, key, api_url, store_url, who.ca_pem)
+
+
+@contextmanager
+def _at_operator_socket(layout: Layout) -> Iterator[socket.socket]:
+    with unixsock.listen(layout.operator_socket) as sock:
+        try:
+            yield sock
+        finally:
+            layout.operator_socket.unlink(missing_ok=True)
 
 
 class _only_one:

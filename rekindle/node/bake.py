@@ -85,7 +85,11 @@ class _Machine:
 
     async def __aenter__(self) -> _Machine:
         self._spec.home.mkdir(mode=0o700, parents=True)
-        await self._oven.relay.put_route(self._spec.vm_id, self._route())
+        try:
+            await self._oven.relay.put_route(self._spec.vm_id, self._route())
+        except BaseException:
+            remove_tree(self._spec.home)
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

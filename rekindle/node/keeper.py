@@ -25,6 +25,9 @@ LOG = logging.getLogger(__name__)
 LIFETIME_OVER = "MicroVM exceeded maximum lifetime."
 SLEEP_OVER = "MicroVM exceeded maximum suspended duration."
 INTERNAL = "Internal service error."
+SUSPEND_FAILED = "The last suspend failed; the MicroVM goes on."
+RESUME_FAILED = "The last resume failed; the MicroVM is still suspended."
+FELL_BACK = "The VMM ended; the MicroVM is back at its last suspended state."
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +106,14 @@ class Keeper:
             raise
         except RekindleError as err:
             LOG.error("%s: resume failed: %s", vm.id, err.message)
-            await self._tell(vm, "resume failed", err.message)
+            await self._tell(vm, "why the resume failed", err.message)
             await self._at.relay.put_state(vm.id, "gone")  # answers 502 to the requests that wait
             await self._at.relay.put_state(vm.id, "suspended")
             await self._store.report(
-                vm, Fact.RESUME_FAILED, suspended_at_ms=vm.suspended_at_ms or self._at.clock(), state_reason=err.message
+                vm,
+                Fact.RESUME_FAILED,
+                suspended_at_ms=vm.suspended_at_ms or self._at.clock(),
+                state_reason=RESUME_FAILED,
             )
         else:
             await self._running(vm, done)
@@ -122,7 +128,6 @@ class Keeper:
             raise
         self._active_at_ms = self._at.clock()
         await self._at.relay.put_state(vm.id, "running")
-        await self._tell(vm, done.fact.value)
 
     async def _suspend(self, vm: MicroVM) -> None:
         handle = await self._adopted(vm)
@@ -140,7 +145,6 @@ class Keeper:
         else:
             slept = await self._store.report(vm, done.fact, **done.changes)
             await self._at.relay.put_state(vm.id, "suspended")
-            await self._tell(vm, done.fact.value)
             await sleep.tidy(self._at.host.layout, self._at.host, slept, baked)
 
     async def _awake_again(self, vm: MicroVM, handle: Handle | None, baked: Baked, err: RekindleError) -> None:
@@ -153,10 +157,10 @@ class Keeper:
         except RekindleError as second:
             await self._fell(vm, f"{err.message}; then {second.message}")
             return
-        await self._store.report(vm, Fact.SUSPEND_FAILED, state_reason=err.message)
+        await self._tell(vm, "why the suspend failed", err.message)
+        await self._store.report(vm, Fact.SUSPEND_FAILED, state_reason=SUSPEND_FAILED)
         self._active_at_ms = self._at.clock()
         await self._at.relay.put_state(vm.id, "running")
-        await self._tell(vm, Fact.SUSPEND_FAILED.value, err.message)
 
     async def _stop(self, vm: MicroVM) -> None:
         handle = await self._adopted(vm)
@@ -166,11 +170,11 @@ class Keeper:
             farewell = hooks.runtime_call(baked.hooks, "terminate", vm)
         done = await perform.stop(self._at, vm, handle, farewell)
         await self._store.report(vm, done.fact, **done.changes)
-        await self._tell(vm, done.fact.value, vm.state_reason)
 
     async def _lost(self, vm: MicroVM, reason: str, cause: RekindleError | None = None) -> None:
         """Nothing to go on with: the VM terminates with `reason`; the cause is in its story."""
-        await self._tell(vm, Fact.LOST.value, cause.message if cause else reason)
+        if cause is not None:
+            await self._tell(vm, "why it was lost", cause.message)
         await self._store.report(vm, Fact.LOST, state_reason=reason)
 
     async def _fell(self, vm: MicroVM, why: str) -> None:
@@ -181,10 +185,11 @@ class Keeper:
         if vm.snapshot is None:
             await self._lost(vm, INTERNAL, MachineError(why))
             return
-        reason = f"The VMM ended; the MicroVM is back at its last suspended state. {why}"
-        await self._store.report(vm, Fact.FELL_BACK, suspended_at_ms=self._at.clock(), handle=None, state_reason=reason)
+        await self._tell(vm, "why it fell back", why)
+        await self._store.report(
+            vm, Fact.FELL_BACK, suspended_at_ms=self._at.clock(), handle=None, state_reason=FELL_BACK
+        )
         await self._at.relay.put_state(vm.id, "suspended")
-        await self._tell(vm, Fact.FELL_BACK.value, why)
 
     async def _adopted(self, vm: MicroVM) -> Handle | None:
         return await self._at.host.driver.adopt(vm.handle) if vm.handle is not None else None
@@ -277,7 +282,6 @@ class Keeper:
             await self._lost(vm, f"The {end.kind.value}. {end.detail}".strip())
 
     async def _ask(self, vm: MicroVM, ask: Ask, why: str) -> None:
-        await self._tell(vm, ask.value, why)
         try:
             await self._store.ask(vm.id, ask, why=why)
         except RekindleError as err:

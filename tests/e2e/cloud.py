@@ -1,4 +1,4 @@
-"""A real service for tests: `rekindle serve` as a process on a state folder of its own, and clients as users have them."""
+"""A real service for tests: `rekindle serve` as a process on its own state folder, and clients as users have them."""
 
 from __future__ import annotations
 

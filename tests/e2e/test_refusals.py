@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ SHELL_APP = b'FROM rekindle/debian:13\nCMD ["/bin/sh", "-c", "%s"]\n'
 
 
 @pytest.fixture
-def failing(cloud: Cloud) -> Iterator[Callable[..., str]]:
+def failing(cloud: Cloud) -> Callable[..., str]:
     """Creates an image that must fail; gives its state reason."""
 
     def build(name: str, files: dict[str, bytes], **members: Any) -> str:
@@ -24,7 +24,7 @@ def failing(cloud: Cloud) -> Iterator[Callable[..., str]]:
         assert cloud.client().get_microvm_image(imageIdentifier=arn)["state"] == "CREATE_FAILED"
         return str(result["stateReason"])
 
-    yield build
+    return build
 
 
 def test_an_archive_without_a_dockerfile(failing: Callable[..., str]) -> None:
