@@ -235,13 +235,18 @@ def observe(pid: int) -> list[Measure]:
         _equals("no core dumps", seen.limits["Max core file size"], "0"),
         _limited("address space limit", seen.limits["Max address space"]),
         _limited("file size limit", seen.limits["Max file size"]),
+        _filters("system call filter", seen, 1),
     ]
 
 
 def seccomp(pid: int) -> Measure:
-    """QEMU's own system call filter; it is on once the machine has been made."""
-    status = _look(Path(f"/proc/{pid}")).status
-    return _equals("system call filter", status["Seccomp"], "2")
+    """QEMU's own system call filter, on top of the jail's; it is on once the machine has been made."""
+    return _filters("QEMU's system call filter", _look(Path(f"/proc/{pid}")), 2)
+
+
+def _filters(name: str, seen: _Seen, wanted: int) -> Measure:
+    found = int(seen.status.get("Seccomp_filters", "0"))  # Linux 5.9
+    return Measure(name, found >= wanted, "" if found >= wanted else f"{found} filters where {wanted} belong")
 
 
 def _equals(name: str, found: str, wanted: str) -> Measure:

@@ -16,7 +16,7 @@ const (
 	capVersion3       = 0x20080522
 )
 
-// dropPrivileges leaves the calling thread with no capability, none to regain, and the uid given. The order matters:
+// dropPrivileges leaves the calling thread with no capability, none to regain, the uid given, and a filter. The order matters:
 // the bounding set needs CAP_SETPCAP, the ids need CAP_SETUID and CAP_SETGID.
 func dropPrivileges(uid *int) error {
 	if err := emptyBoundingSet(); err != nil {
@@ -38,7 +38,13 @@ func dropPrivileges(uid *int) error {
 	if err := prctl(prSetPtracer, ^uintptr(0)); err != nil && !errors.Is(err, syscall.EINVAL) {
 		return fmt.Errorf("ptracer: %w", err)
 	}
-	return prctl(prSetNoNewPrivs, 1)
+	if err := prctl(prSetNoNewPrivs, 1); err != nil {
+		return fmt.Errorf("no new privileges: %w", err)
+	}
+	if err := filterCalls(); err != nil {
+		return fmt.Errorf("system call filter: %w", err)
+	}
+	return nil
 }
 
 func becomeUser(id int) error {
