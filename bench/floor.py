@@ -101,7 +101,7 @@ def _prepared(image: Path) -> Iterator[tuple[Path, manifest.Manifest]]:
 
 
 class Restore:
-    """`async with Restore(tree, image) as bare`: restored, paused; connect to the ports, then `run`. Killed after it."""
+    """`async with Restore(tree, image) as bare`: restored, paused; connect to the ports, then `run`.."""
 
     def __init__(self, tree: Path, image: Path) -> None:
         self._tree = tree
