@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rekindle.core.errors import BuildFailed, Invalid
+from rekindle.core.errors import BuildFailed, Invalid, MachineError
 from rekindle.image import buildah, buildbox, buildenv, buildnet, dockerfile
 from rekindle.image.base import BaseImage
 from rekindle.image.buildah import ImageConfig
@@ -70,6 +70,8 @@ async def build(toolbox: Toolbox, base: BaseImage, request: BuildRequest, log: C
     DISK_STORAGE_FULL. Raises MachineError when this machine cannot build at all. However it ends, also by cancellation,
     no process, mount, namespace or cgroup of it is left, and `root.erofs` exists only after success.
     """
+    if os.geteuid() != 0:
+        raise MachineError("Dockerfile builds need root: they make mounts and a cgroup on this machine")
     request.out.mkdir(parents=True, exist_ok=True)
     root_disk = request.out / "root.erofs"
     root_disk.unlink(missing_ok=True)

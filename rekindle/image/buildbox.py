@@ -57,6 +57,7 @@ class Cgroup:
             raise MachineError(f"Builds need a cgroup with limits on memory and pids: {err}") from err
 
     def _make_unified(self, memory_bytes: str, pids: str) -> None:
+        (self._mounts[""] / "cgroup.subtree_control").write_text("+memory +pids")
         self._set("", "cgroup.subtree_control", "+memory +pids")
         self._set("", "memory.max", memory_bytes)
         self._set_if_there("", "memory.swap.max", "0")
@@ -83,10 +84,22 @@ class Cgroup:
 
     async def clear(self) -> None:
         """Kill everything in the groups, wait for its end, remove the groups. Repeatable."""
-        while pidfds := [fd for pid in sorted(self._pids()) if (fd := _pidfd(pid)) is not None]:
-            for fd in pidfds:
-                await _kill(fd)
+        while pids := self._pids():
+            for pid in pids:
+                await self._kill(pid)
         self._remove()
+
+    async def _kill(self, pid: int) -> None:
+        """Kill one process of the group and wait until it is over (a zombie counts as over)."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            if pid in self._pids():  # still ours, so the descriptor is not of somebody who got a used number
+                await _killed(pidfd)
+        finally:
+            os.close(pidfd)
 
     def _pids(self) -> set[int]:
         found: set[int] = set()
@@ -130,15 +143,7 @@ def _number(path: Path) -> int:
     return int(path.read_text())
 
 
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-
-
-async def _kill(pidfd: int) -> None:
-    """Kill one process and wait until it is over (a zombie counts as over)."""
+async def _killed(pidfd: int) -> None:
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(pidfd, over.set)
@@ -148,7 +153,6 @@ async def _kill(pidfd: int) -> None:
         await over.wait()
     finally:
         loop.remove_reader(pidfd)
-        os.close(pidfd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ class Room:
     base: BaseImage
     folder: Path
     lines: list[str] = field(default_factory=list)  #: the log of the last build
+    build_ids: list[str] = field(default_factory=list)
     on_line: Callable[[str], None] = lambda text: None
 
     @property
@@ -32,6 +33,7 @@ class Room:
 
     def request(self, dockerfile: str, files: Mapping[str, str] | None = None, **changes: Any) -> BuildRequest:
         build_id = str(uuid.uuid4())
+        self.build_ids.append(build_id)
         context = self.folder / build_id / "context"
         for name, text in {"Dockerfile": dockerfile, **(files or {})}.items():
             (context / name).parent.mkdir(parents=True, exist_ok=True)

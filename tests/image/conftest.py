@@ -38,11 +38,13 @@ def room(rooms: Path, tools: toolbox.Toolbox, base_image: base.BaseImage) -> Ite
     before = leaks.snapshot(None, rooms)
     made = Room(tools, base_image, rooms)
     yield made
-    assert [leak for leak in leaks.settled(before) if _is_of_builds(leak, rooms)] == []
+    assert [leak for leak in leaks.settled(before) if _is_of_builds(leak, made)] == []
     assert not (made.storage / "builds").exists()
 
 
-def _is_of_builds(leak: leaks.Leak, rooms: Path) -> bool:
-    """Services that somebody else starts on the machine meanwhile are not ours: they have none of these programs."""
-    others = leak.kind in ("process", "socket", "namespace") and str(rooms) not in leak.what
+def _is_of_builds(leak: leaks.Leak, room: Room) -> bool:
+    """Services and builds that somebody else starts on the machine meanwhile are not ours."""
+    if leak.kind == "cgroup":
+        return any(build_id in leak.what for build_id in room.build_ids)
+    others = leak.kind in ("process", "socket", "namespace") and str(room.folder) not in leak.what
     return not others or any(name in leak.what for name in ("buildah", "runc", "slirp4netns", "unshare", "mkfs"))

@@ -91,6 +91,14 @@ async def test_the_same_again_comes_from_the_cache(room: Room) -> None:
     assert first.config.argv == ("/bin/sh", "-c", "echo $HOME")
 
 
+async def test_builds_of_one_account_wait_for_each_other_and_share_cache_mounts(room: Room) -> None:
+    step = "RUN --mount=type=cache,id=shared,target=/cache echo {} >> /cache/n && cp /cache/n /n"
+    requests = [room.request(f"FROM rekindle/debian:13\n{step.format(n)}\n") for n in (1, 2)]
+    built = await asyncio.gather(*(room.run(request) for request in requests))
+    lines = sorted((room.unpacked(one) / "n").read_text().split() for one in built)
+    assert lines in ([["1"], ["1", "2"]], [["2"], ["2", "1"]])
+
+
 async def test_times_of_files_are_real(room: Room) -> None:
     built = await room.build("FROM rekindle/debian:13\nRUN touch -d 2001-02-03T04:05:06Z /old\n")
     assert (room.unpacked(built) / "old").stat().st_mtime == 981173106
