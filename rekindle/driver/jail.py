@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from rekindle.core.errors import MachineError
 from rekindle.driver import cgroup, process
@@ -73,13 +75,18 @@ async def launch(launcher: Path, program: Program) -> Identity:
     Raises MachineError with the launcher's reason; then no process is left.
     """
     report, report_child = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    text = bytearray()
     try:
         try:
             starter = _spawn(launcher, program, report_child)
         finally:
             os.close(report_child)
-        text = await _read_all(report)
-        errors = await _collect(starter)
+        try:
+            await _read_all(report, text)
+            errors = await _collect(starter)
+        except BaseException:
+            _give_up(starter, text)
+            raise
         return _started(text, errors)
     finally:
         os.close(report)
@@ -123,7 +130,7 @@ def _spawn(launcher: Path, program: Program, report: int) -> subprocess.Popen[by
         )
     except OSError as err:
         raise MachineError(f"The launcher {launcher} could not be started: {err.strerror}") from err
-    with cast(IO[bytes], starter.stdin) as pipe:
+    with suppress(BrokenPipeError), cast(IO[bytes], starter.stdin) as pipe:  # it died: `_started` finds out why
         pipe.write(_specification(program))
     return starter
 
@@ -152,16 +159,26 @@ def _specification(program: Program) -> bytes:
     return json.dumps(spec).encode()
 
 
-async def _read_all(descriptor: int) -> bytes:
+async def _read_all(descriptor: int, text: bytearray) -> None:
     """Everything that the launcher reports; the end of it is the program's exec (or the launcher's death)."""
-    text = b""
     while len(text) < _REPORT_MAX_BYTES:
         await process.until_readable(descriptor, START_S, "start of a jailed program")
         chunk = os.read(descriptor, 4096)
         if not chunk:
             break
         text += chunk
-    return text
+
+
+def _give_up(starter: subprocess.Popen[bytes], text: bytearray) -> None:
+    """Nobody waits for it any more: end the first stage and, if it had come so far, the program."""
+    starter.kill()
+    starter.wait()
+    cast(IO[bytes], starter.stderr).close()
+    for line in _lines(text):
+        if "pid" in line:
+            with suppress(ProcessLookupError):
+                os.kill(line["pid"], signal.SIGKILL)  # our child, not reaped yet: the pid is nobody else's
+            _reap(line["pid"])
 
 
 async def _collect(starter: subprocess.Popen[bytes]) -> str:
@@ -180,25 +197,25 @@ async def _collect(starter: subprocess.Popen[bytes]) -> str:
     return errors
 
 
-def _started(text: bytes, errors: str) -> Identity:
-    lines = [json.loads(line) for line in text.splitlines()]
-    who = next((Identity(line["pid"], line["started_ticks"]) for line in lines if "pid" in line), None)
+def _started(text: bytearray, errors: str) -> Identity:
+    lines = _lines(text)
     failure = next((line["error"] for line in lines if "error" in line), None)
-    if failure is not None or who is None:
-        if who is not None:
-            _gone(who)
-        raise MachineError(f"The jail could not be built: {failure or errors or 'the launcher said nothing'}")
-    return who
+    for line in lines:
+        if failure is None and "started_ticks" in line:
+            return Identity(line["pid"], line["started_ticks"])
+        if "pid" in line:
+            _reap(line["pid"])  # the second stage: it has reported its failure, or was never told what to do
+    raise MachineError(f"The jail could not be built: {failure or errors or 'the launcher said nothing'}")
 
 
-def _gone(who: Identity) -> None:
-    """Reap a second stage that reported its failure and is about to exit."""
-    pidfd = who.open()
-    if pidfd is not None:
-        try:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        finally:
-            os.close(pidfd)
+def _lines(text: bytearray) -> list[dict[str, Any]]:
+    """The whole lines of the launcher's report; a last one without its end is not one."""
+    return [json.loads(line) for line in text.split(b"\n")[:-1]]
+
+
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 # -- what is really there ----------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ async def merge(launcher: Path, spec: MachineSpec, snap: Path) -> None:
         await _commit(launcher, spec, snap, upper, lower)
         found = await asyncio.to_thread(_merged, snap, found)
     await asyncio.to_thread(_sweep, snap, {layer.file for layer in found.disks})
+    (spec.home / TOP).unlink(missing_ok=True)  # a link to what was merged away; the next restore makes a new one
 
 
 def _own(snap: Path, upper: Layer, lower: Layer, uid: int | None) -> None:

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from rekindle.clock import Clock, wall_ms
@@ -34,6 +33,7 @@ from rekindle.driver import (
     start,
 )
 from rekindle.driver.base import Accel, Exit, ExitKind, Handle, MachineSpec, Snapshot
+from rekindle.driver.facts import Facts, handle_of, identity, strings
 from rekindle.driver.machine import MIB, Disks
 from rekindle.driver.manifest import Binding, Manifest
 from rekindle.driver.process import Identity
@@ -218,7 +218,7 @@ class QemuDriver:
             raise MachineError(f"The snapshot {into} could not be written: {err.strerror}") from err
 
     def _save(self, vm: Handle, into: Path, qemu: str, tsc_khz: int) -> Snapshot:
-        facts = _Facts.of(vm)
+        facts = Facts.of(vm)
         if facts.kind == manifest.IMAGE:
             parts = freeze.image(vm.home, into)
         else:
@@ -245,12 +245,12 @@ class QemuDriver:
     # -- end
 
     async def kill(self, vm: Handle) -> None:
-        who = _identity(vm)
+        who = identity(vm)
         await process.kill(who, within_s=KILL_S)
         self._cleared(vm, who)
 
     async def wait(self, vm: Handle) -> Exit:
-        who = _identity(vm)
+        who = identity(vm)
         if who.alive():
             with suppress(MachineError):  # without events the end is still an end
                 await self._link(vm)
@@ -262,8 +262,8 @@ class QemuDriver:
         return _exit(events, end, said)
 
     async def adopt(self, saved: Mapping[str, object]) -> Handle | None:
-        vm = _handle_of(saved)
-        who = _identity(vm)
+        vm = handle_of(saved)
+        who = identity(vm)
         if who.alive():
             return vm
         await process.kill(who, within_s=KILL_S)  # it may be dead and our child: reap it
@@ -275,7 +275,7 @@ class QemuDriver:
         self._forget(who)
         if start.recorded(vm.home) in (who, None):
             start.clear(vm.home)
-            cgroup.remove(Path(folder) for folder in _list(vm.extra["cgroups"]))
+            cgroup.remove(Path(folder) for folder in strings(vm.extra["cgroups"]))
 
     def _forget(self, who: Identity) -> None:
         link = self._links.pop(who, None)
@@ -284,7 +284,7 @@ class QemuDriver:
 
     async def _link(self, vm: Handle) -> qmp.Link:
         """The control connection; made again when this object has none. Raises MachineError."""
-        who = _identity(vm)
+        who = identity(vm)
         async with self._linking:
             link = self._links.get(who)
             if link is None or not link.alive:
@@ -293,75 +293,6 @@ class QemuDriver:
                 link = await start.connect(vm.home, LINK_S)
                 self._links[who] = link
         return link
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Facts:
-    """`Handle.extra`, typed."""
-
-    kind: str
-    tools: Path
-    image: Path
-    memory_mib: int
-    vcpus: int
-    accel: Accel
-    kernel_sha256: str
-    base: str | None
-    layers: list[Path]  #: below the top one, top first
-
-    @classmethod
-    def of(cls, vm: Handle) -> _Facts:
-        extra = vm.extra
-        return cls(
-            kind=str(extra["kind"]),
-            tools=Path(str(extra["tools"])),
-            image=Path(str(extra["image"])),
-            memory_mib=int(str(extra["memory_mib"])),
-            vcpus=int(str(extra["vcpus"])),
-            accel=Accel(extra["accel"]),
-            kernel_sha256=str(extra["kernel_sha256"]),
-            base=None if extra["base"] is None else str(extra["base"]),
-            layers=[Path(name) for name in _list(extra["layers"])],
-        )
-
-    @property
-    def ram(self) -> Path:
-        return self.image / "snapshot/ram"
-
-    def binding(self, qemu: str, tsc_khz: int) -> Binding:
-        return Binding(
-            tools=self.tools.name,
-            qemu=qemu,
-            machine=machine.MACHINE,
-            cpu=machine.cpu_of(self.accel, host.cpu_model() if self.accel is Accel.KVM else ""),
-            memory_mib=self.memory_mib,
-            vcpus=self.vcpus,
-            accel=self.accel.value,
-            tsc_khz=tsc_khz,
-        )
-
-
-def _list(value: object) -> list[str]:
-    if not isinstance(value, list):
-        raise MachineError(f"A saved handle has {value!r} where a list belongs")
-    return [str(one) for one in value]
-
-
-def _identity(vm: Handle) -> Identity:
-    return Identity(vm.pid, vm.started_ticks)
-
-
-def _handle_of(saved: Mapping[str, object]) -> Handle:
-    extra = saved["extra"]
-    if not isinstance(extra, dict):
-        raise MachineError("A saved handle has no extra")
-    return Handle(
-        vm_id=str(saved["vm_id"]),
-        pid=int(str(saved["pid"])),
-        started_ticks=int(str(saved["started_ticks"])),
-        home=Path(str(saved["home"])),
-        extra=extra,
-    )
 
 
 def _make_empty(path: Path, size: int, uid: int | None) -> None:
@@ -375,7 +306,7 @@ def _make_empty(path: Path, size: int, uid: int | None) -> None:
 
 
 def _load_pages(vm: Handle, path: Path) -> None:
-    facts = _Facts.of(vm)
+    facts = Facts.of(vm)
     memory_bytes = facts.memory_mib * MIB
     opened = delta.open_delta(path)
     if opened.memory_bytes != memory_bytes:

@@ -63,6 +63,7 @@ async def start(launcher: Path, what: Start) -> Started:
             link = await qmp.attach(unixsock.connect(run / machine.SOCKETS[0]), said)
             try:
                 who = await jail.launch(launcher, _program(what, descriptors, group, saying))
+                handed_over.close()  # a VMM that dies now must be the last one to hold its sockets: then we see the end
                 await _greet(link)
             except BaseException:
                 link.close()

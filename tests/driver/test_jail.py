@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,8 @@ async def test_what_cannot_be_built_is_an_error_and_leaves_nothing(
     for program, reason in (
         (_program(toolbox, None, "/usr/bin/no-such-program"), "no-such-program"),
         (_program(toolbox, None, "true"), "absolute path"),
+        (replace(_program(toolbox, None, "/usr/bin/true"), pid_file=tmp_path / "no-folder/vmm"), "pid file"),
+        (replace(_program(toolbox, None, "/usr/bin/true"), cgroups=[tmp_path / "no-group"]), "cgroup"),
         (_program(toolbox, None, "/usr/bin/true", binds=(Bind(tmp_path / "absent", "/x"),)), "absent"),
         (
             _program(toolbox, None, "/usr/bin/true", binds=(covering,)),

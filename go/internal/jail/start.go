@@ -30,35 +30,37 @@ func report(w io.Writer, r Report) error { return json.NewEncoder(w).Encode(r) }
 // taken over; whether the program could be executed, that stage says itself.
 func Start(in io.Reader, out *os.File) error {
 	spec, err := Decode(in)
+	pid := 0
 	if err == nil {
-		err = start(spec, out)
+		pid, err = start(spec, out)
 	}
 	if err != nil {
-		return errors.Join(err, report(out, Report{Error: err.Error()}))
+		return errors.Join(err, report(out, Report{PID: pid, Error: err.Error()}))
 	}
 	return nil
 }
 
-func start(spec *Spec, out *os.File) error {
+// start returns the second stage's pid, also with an error: whoever is its parent must reap it.
+func start(spec *Spec, out *os.File) (int, error) {
 	for _, procs := range spec.Cgroups {
 		if err := os.WriteFile(procs, []byte("0"), 0); err != nil {
-			return fmt.Errorf("joining a cgroup: %w", err)
+			return 0, fmt.Errorf("joining a cgroup: %w", err)
 		}
 	}
 	reader, writer, err := os.Pipe()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer writer.Close()
 	child, err := cloneSelf(spec, out, reader)
 	reader.Close()
 	if err != nil {
-		return fmt.Errorf("creating the namespaces: %w", err)
+		return 0, fmt.Errorf("creating the namespaces: %w", err)
 	}
 	if err := announce(spec, child.Pid, out); err != nil {
-		return err // the specification is never written: the second stage ends by itself
+		return child.Pid, err // the specification is never written: the second stage ends by itself
 	}
-	return json.NewEncoder(writer).Encode(spec)
+	return child.Pid, json.NewEncoder(writer).Encode(spec)
 }
 
 // announce writes the pid file, then tells the controller.
