@@ -97,7 +97,8 @@ async def remove_storage(storage: Path) -> None:
     at work there."""
     async with _alone(storage):
         for name in ("graph", "builds", "tmp"):
-            await asyncio.to_thread(shutil.rmtree, storage / name, ignore_errors=True)
+            if (storage / name).exists():
+                await asyncio.to_thread(shutil.rmtree, storage / name)
 
 
 # --- the work folder --------------------------------------------------------------------------------------------------
@@ -145,7 +146,8 @@ async def _clear(storage: Path) -> None:
 
 def _remove_leftovers(storage: Path) -> None:
     """Work folders and temporary files; the caches of `RUN --mount=type=cache` stay."""
-    shutil.rmtree(storage / "builds", ignore_errors=True)
+    if (storage / "builds").exists():
+        shutil.rmtree(storage / "builds")
     for entry in (storage / "tmp").iterdir() if (storage / "tmp").is_dir() else ():
         if not _CACHE.fullmatch(entry.name):
             remove_path(entry)
