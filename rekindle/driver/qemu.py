@@ -55,7 +55,7 @@ class QemuDriver:
     """`launcher` is the built rekindle-jail; `pagemap_kind` is the configuration's machine.pagemap."""
 
     def __init__(self, launcher: Path, *, pagemap_kind: str = "auto", clock: Clock = wall_ms) -> None:
-        self._launcher = launcher
+        self._launcher = launcher.absolute()
         self._own_pages = pagemap.reader(pagemap_kind)
         self._clock = clock
         self._links: dict[Identity, qmp.Link] = {}
