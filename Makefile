@@ -1,5 +1,5 @@
 # The two commands of the README: `make demo` and `make test`. Both call `install`, which reuses what is there.
-.PHONY: install demo test test-all lint go docs clean
+.PHONY: install demo test test-all test-go lint go docs clean
 PY := .venv/bin/python
 
 install:
@@ -8,13 +8,16 @@ install:
 demo: install
 	@$(PY) -m examples.demo
 
-test: install lint
-	cd go && ../.venv/bin/go vet ./... && ../.venv/bin/go test ./...
+test: install lint test-go
 	$(PY) -m pytest -m "not long"
 
-test-all: install lint
-	cd go && ../.venv/bin/go vet ./... && ../.venv/bin/go test -race ./...
+test-all: install lint test-go
 	$(PY) -m pytest
+
+# The agent's tests boot real guests from the toolbox.
+test-go:
+	cd go && ../.venv/bin/go vet ./... && \
+	  REKINDLE_TEST_TOOLS="$$(../.venv/bin/python -m rekindle.image.install --print)" ../.venv/bin/go test -count=1 ./...
 
 go:
 	@$(PY) scripts/build_go.py

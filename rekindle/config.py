@@ -56,7 +56,7 @@ class Ingress:
 class Egress:
     """The way out of a guest; the policy is public addresses only."""
 
-    public_test_addresses: tuple[str, ...] = ()  #: for tests: "127.0.0.1:8099" counts as public
+    public_test_addresses: tuple[str, ...] = ()  #: for tests: "198.51.100.7:80=127.0.0.1:8099"
     resolvers: tuple[str, ...] = ()  #: "address:port"; empty: the host's own
 
 

@@ -29,7 +29,8 @@ WANTED = (
     "nft_ct",
     "nft_reject_inet",
     "dummy",  # eth0, which only holds the addresses
-    "tcp_diag",  # SOCK_DESTROY after a thaw
+    "pvpanic",
+    "pvpanic-mmio",  # a panic is told from a reset
 )
 OPTIONS = {"dummy": "numdummies=0"}
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")

@@ -1,4 +1,7 @@
-"""`python -m rekindle.image.install`, for scripts/install: toolbox and base image, made when they are missing."""
+"""`python -m rekindle.image.install`, for scripts/install: toolbox and base image, made when they are missing.
+
+With `--print` it only says where the newest toolbox is.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from rekindle.image import base, toolbox
 def main() -> int:
     """0 when both are there; 1 with one sentence on standard error when this machine cannot make them."""
     tools_dir = config.load().tools_dir
+    if sys.argv[1:] == ["--print"]:
+        print(toolbox.installed(tools_dir)[0].root)  # noqa: T201 - this is what the command prints
+        return 0
     try:
         asyncio.run(_ensure(tools_dir))
     except RekindleError as err:

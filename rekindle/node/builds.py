@@ -123,6 +123,8 @@ async def _build(shop: Workshop, version: Version, work: Path, out: Path, log: B
         memory_mib=settings.memory_mib,
         pids=settings.pids,
         storage_mib=settings.storage_mib,
+        insecure_registries=settings.insecure_registries,
+        host_services=settings.host_services,
     )
     return await build.build(shop.oven.toolbox, shop.base, request, log)
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // Denied says that the policy refuses an address, and why.
@@ -66,29 +67,47 @@ func concat(lists ...[]block) []block {
 
 // Policy decides. It is immutable and safe for concurrent use.
 type Policy struct {
-	exceptions map[netip.AddrPort]bool
+	exceptions map[netip.AddrPort]netip.AddrPort // what a guest dials -> what is dialled
 	hosts      map[netip.Addr]bool // the addresses of exceptions
 	own        func() ([]net.Addr, error)
 }
 
-// NewPolicy makes the policy. Addresses in exceptions count as public: tests declare their servers so.
+// NewPolicy makes the policy. Addresses in exceptions count as public: tests declare their servers so. `A=B` lets B stand for
+// A: a guest's own loopback never leaves the guest, so a test's loopback server needs another address to be dialled by.
 func NewPolicy(exceptions []string) (*Policy, error) {
-	p := &Policy{exceptions: map[netip.AddrPort]bool{}, hosts: map[netip.Addr]bool{}, own: net.InterfaceAddrs}
+	p := &Policy{exceptions: map[netip.AddrPort]netip.AddrPort{}, hosts: map[netip.Addr]bool{}, own: net.InterfaceAddrs}
 	for _, text := range exceptions {
-		target, err := netip.ParseAddrPort(text)
+		target, stand, err := parseException(text)
 		if err != nil {
 			return nil, fmt.Errorf("public_test_addresses: %w", err)
 		}
-		p.exceptions[target] = true
+		p.exceptions[target] = stand
 		p.hosts[target.Addr()] = true
 	}
 	return p, nil
 }
 
+func parseException(text string) (target, stand netip.AddrPort, err error) {
+	dialled, instead, found := strings.Cut(text, "=")
+	if target, err = netip.ParseAddrPort(dialled); err != nil || !found {
+		return target, target, err
+	}
+	stand, err = netip.ParseAddrPort(instead)
+	return target, stand, err
+}
+
+// Destination is where a connection to target really goes: there, unless a test's exception says otherwise.
+func (p *Policy) Destination(target netip.AddrPort) netip.AddrPort {
+	if stand, ok := p.exceptions[target]; ok {
+		return stand
+	}
+	return target
+}
+
 // CheckTarget returns nil when a guest may connect to target, else a *Denied. An error of another kind means that the machine's
 // own addresses could not be read; treat it as a refusal.
 func (p *Policy) CheckTarget(target netip.AddrPort) error {
-	if p.exceptions[target] {
+	if _, ok := p.exceptions[target]; ok {
 		return nil
 	}
 	return p.check(target.Addr())
