@@ -14,7 +14,7 @@ from rekindle.process import run_ok
 
 #: Modules of real hardware are of no use in a guest.
 _UNUSED = ("drivers/",)
-_USED = ("drivers/block/", "drivers/char/", "drivers/net/", "drivers/virtio/")
+_USED = ("drivers/block/", "drivers/char/", "drivers/misc/pvpanic/", "drivers/net/", "drivers/virtio/")
 _ELF = b"\x7fELF"
 
 
