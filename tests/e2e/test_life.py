@@ -95,16 +95,16 @@ def test_the_clock_is_right_after_a_sleep(vm_suspended: Vm) -> None:
     assert float(vm_suspended.snippet("import time; time.time()")) >= before - 1
 
 
-def test_clones_share_the_image_and_own_little(launch: Callable[..., Vm]) -> None:
-    one, two = launch(), launch()
-    for vm in (one, two):
+def test_clones_share_the_image_and_own_little(launch: Callable[..., Vm], plain_image: str) -> None:
+    vms = [launch(imageIdentifier=plain_image) for _ in range(2)]
+    for vm in vms:
         vm.until("RUNNING")
-    maps = [ram_mapping(vm.cloud.vmm_pid(vm.id)) for vm in (one, two)]
+    pids = [vm.cloud.vmm_pid(vm.id) for vm in vms]
+    maps = [ram_mapping(pid) for pid in pids]
     assert maps[0]["inode"] == maps[1]["inode"]
-    assert all("p" in mapping["flags"] for mapping in maps)
-    assert all(anonymous_mib(vm.cloud.vmm_pid(vm.id)) <= 40 for vm in (one, two)) or pytest.fail(
-        str([anonymous_mib(vm.cloud.vmm_pid(vm.id)) for vm in (one, two)])
-    )
+    assert all(mapping["flags"] == "rw-p" for mapping in maps)
+    owned_mib = [anonymous_mib(pid) for pid in pids]
+    assert max(owned_mib) <= 40, owned_mib
 
 
 def ram_mapping(pid: int) -> dict[str, str]:
