@@ -10,6 +10,7 @@ import pytest
 
 from tests import leaks
 from tests.e2e.cloud import HOOKS, Cloud, Vm, interpreter_files
+from tests.waiting import until
 
 PAYLOAD = '{"who": "tests"}'
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoResumeEnabled": True}
@@ -61,13 +62,22 @@ def leak_check(cloud: Cloud, request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("plain_image")
     if cloud.process is None:
         cloud.start()
-    before = leaks.snapshot(cloud.state, allowed=[*leaks.ALLOWED, "serve.log"])
+    allowed = [*leaks.ALLOWED, "serve.log"]
+    before = leaks.snapshot(cloud.state, allowed=allowed)
     yield
     if cloud.process is None:
         cloud.start()
-    found = leaks.settled(before, within_s=15)
-    left = [leak for leak in found if not _is_the_service(leak, cloud)]
-    assert not left, "\n".join(map(str, left))
+    last: list[leaks.Leak] = []
+
+    def clean() -> bool:
+        found = leaks.compare(before, leaks.snapshot(cloud.state, allowed=allowed))
+        last[:] = [leak for leak in found if not _is_the_service(leak, cloud)]
+        return not last
+
+    try:
+        until(clean, 15, "nothing is left behind")
+    except AssertionError:
+        pytest.fail("\n".join(map(str, last)))
 
 
 def _is_the_service(leak: leaks.Leak, cloud: Cloud) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 import queue
 import random
 import socket
@@ -217,7 +218,7 @@ def host_addresses() -> list[str]:
     """Every unicast address of this machine that accepts connections, as the kernel tells them."""
     found = {"127.0.0.2"}
     lines = Path("/proc/net/fib_trie").read_text().split("\n")
-    for line, following in zip(lines, lines[1:], strict=False):
+    for line, following in itertools.pairwise(lines):
         if "|--" in line and "/32 host LOCAL" in following:
             found.add(line.split("|--")[1].strip())
     for line in Path("/proc/net/if_inet6").read_text().splitlines():
