@@ -20,7 +20,7 @@ IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 3600, "autoRe
 def cloud(tmp_path_factory: pytest.TempPathFactory, tools_dir: Path) -> Iterator[Cloud]:
     """One service for all system tests; after it nothing of it may be left."""
     state = tmp_path_factory.mktemp("cloud") / "state"
-    before = leaks.snapshot(state, allowed=[*leaks.ALLOWED, "images", "serve.log", "accel.json"])
+    before = leaks.snapshot(state, allowed=[*leaks.ALLOWED, "images", "serve.log"])
     cloud = Cloud(state, tools_dir)
     try:
         cloud.start()
