@@ -9,12 +9,12 @@ is a fork.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 from pathlib import Path
 
+from rekindle import threads
 from rekindle.driver import files, jail, manifest
 from rekindle.driver.base import MachineSpec
 from rekindle.driver.jail import Bind, Program, Walls
@@ -76,13 +76,13 @@ async def merge(launcher: Path, spec: MachineSpec, snap: Path) -> None:
     Costs the size of what the newest layer holds. Repeatable at every point: until the manifest names the merged layer
     alone the upper one still covers it. Raises MachineError, SnapshotMismatch.
     """
-    found = await asyncio.to_thread(manifest.read, snap)
+    found = await threads.finish(manifest.read, snap)
     while len(found.disks) > 1:
         upper, lower = found.disks[0], found.disks[1]
-        await asyncio.to_thread(_own, snap, upper, lower, spec.uid)
+        await threads.finish(_own, snap, upper, lower, spec.uid)
         await _commit(launcher, spec, snap, upper, lower)
-        found = await asyncio.to_thread(_merged, snap, found)
-    await asyncio.to_thread(_sweep, snap, {layer.file for layer in found.disks})
+        found = await threads.finish(_merged, snap, found)
+    await threads.finish(_sweep, snap, {layer.file for layer in found.disks})
     (spec.home / TOP).unlink(missing_ok=True)  # a link to what was merged away; the next restore makes a new one
 
 

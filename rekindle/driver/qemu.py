@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from rekindle import threads
 from rekindle.clock import Clock, wall_ms
 from rekindle.core.errors import MachineError, SnapshotMismatch
 from rekindle.driver import (
@@ -71,9 +72,9 @@ class QemuDriver:
         await self._prepare(spec.home)
         disks = Disks(root=spec.image / "root.erofs", base=spec.home / "disk.raw")
         ram = spec.home / "ram"
-        await asyncio.to_thread(_make_empty, ram, spec.memory_mib * MIB, spec.uid)
+        await threads.finish(_make_empty, ram, spec.memory_mib * MIB, spec.uid)
         await self._make_disk(spec, disks.base)
-        kernel_sha256 = (await asyncio.to_thread(files.sum_of, spec.kernel.vmlinux)).digest.removeprefix("sha256:")
+        kernel_sha256 = (await threads.finish(files.sum_of, spec.kernel.vmlinux)).digest.removeprefix("sha256:")
         handle, _ = await self._start(
             Start(
                 spec=spec,
@@ -140,7 +141,7 @@ class QemuDriver:
         if link.version != found.binding.qemu:
             raise SnapshotMismatch(f"The snapshot was made with qemu {found.binding.qemu!r}; here is {link.version!r}")
         if found.kind == manifest.VM:
-            await asyncio.to_thread(_load_pages, handle, snap / "delta")
+            await threads.finish(_load_pages, handle, snap / "delta")
         await _load_state(link)
 
     async def _start(self, what: Start, facts: Mapping[str, object]) -> tuple[Handle, qmp.Link]:
@@ -173,7 +174,7 @@ class QemuDriver:
 
     async def _make_disk(self, spec: MachineSpec, disk: Path) -> None:
         """A sparse ext4: nothing is left for the guest to initialise in the background."""
-        await asyncio.to_thread(_make_empty, disk, spec.disk_bytes, spec.uid)
+        await threads.finish(_make_empty, disk, spec.disk_bytes, spec.uid)
         options = "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"
         program = jail.Program(
             tree=spec.tools,
@@ -197,7 +198,7 @@ class QemuDriver:
         link = await self._link(vm)
         if (await link.ask("query-status"))["running"]:
             return
-        await asyncio.to_thread(layers.part, vm.home)
+        await threads.finish(layers.part, vm.home)
         await link.ask("cont")
 
     async def snapshot(self, vm: Handle, into: Path) -> Snapshot:
@@ -207,13 +208,13 @@ class QemuDriver:
         if vm.extra["kind"] == manifest.VM and into.parent != vm.home / "snapshots":
             raise MachineError(f"{into}: the snapshot of a VM lies in {vm.home / 'snapshots'}")
         try:
-            await asyncio.to_thread(freeze.fresh, into)
+            await threads.finish(freeze.fresh, into)
             try:
                 await _save_state(link, into / "state")
-                return await asyncio.to_thread(self._save, vm, into, link.version, await self._rate())
+                return await threads.finish(self._save, vm, into, link.version, await self._rate())
             finally:
                 if not (into / manifest.NAME).exists():
-                    await asyncio.to_thread(shutil.rmtree, into)
+                    await threads.finish(shutil.rmtree, into)
         except OSError as err:
             raise MachineError(f"The snapshot {into} could not be written: {err.strerror}") from err
 
@@ -325,7 +326,7 @@ async def _save_state(link: qmp.Link, path: Path) -> None:
             with suppress(qmp.Lost):
                 await link.ask("remove-fd", fdset_id=STATE_FDSET)
         os.fchmod(descriptor, freeze.READ_ONLY)
-        await asyncio.to_thread(os.fsync, descriptor)
+        await threads.finish(os.fsync, descriptor)
     finally:
         os.close(descriptor)
 
