@@ -24,12 +24,14 @@ from rekindle.node.builds import Workshop
 from rekindle.node.keeper import Keeper
 from rekindle.node.machine import Baked, route_of
 from rekindle.node.perform import Hands, remove_tree
+from rekindle.node.rest import rest
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
 NODE = "local"
 PORT_TRIES = 20
 FORGET_EVERY_S = 60.0
+RELAY_AGAIN_S = 5.0
 
 
 class Agent:
@@ -41,6 +43,7 @@ class Agent:
         self._shop = shop
         self._relay_config = relay_config
         self._keepers: dict[str, Keeper] = {}
+        self._admitting: set[str] = set()
         self._kicked = asyncio.Event()
         self._changed = asyncio.Event()
         self._leaving = False
@@ -52,9 +55,24 @@ class Agent:
     # -- what the API asks ---------------------------------------------------------------------------------------------
 
     async def admit(self, vm: MicroVM) -> MicroVM:
-        """Open the endpoint of a new VM (requests are held there) and start it. Raises NoCapacity."""
-        vm = await self._open_endpoint(vm)
-        self._keep(vm.id)
+        """Open the endpoint of a new VM (requests are held there) and start it; nothing to do for one that is admitted.
+
+        Raises NoCapacity; the VM terminates then. Without a relay the VM waits for it.
+        """
+        if vm.id in self._keepers or vm.id in self._admitting:
+            return vm
+        self._admitting.add(vm.id)
+        try:
+            vm = await self._open_endpoint(vm)
+            self._keep(vm.id, routed=True)
+        except RelayGone as err:
+            LOG.warning("%s: %s", vm.id, err.message)
+        except NoCapacity as err:
+            await self._store.ask(vm.id, Ask.TERMINATE, why=err.message)
+            raise
+        finally:
+            self._admitting.discard(vm.id)
+            self._keep(vm.id)  # whatever happened: its row owes work
         return vm
 
     def kick(self) -> None:
@@ -94,7 +112,7 @@ class Agent:
         async with asyncio.TaskGroup() as own:
             self._own = own
             for vm in await self._store.all_microvms(NODE):
-                await self._take_up(self._keep(vm.id))
+                self._keep(vm.id)
             own.create_task(self._listen_to_relay(), name="relay events")
             own.create_task(self._forget_old(), name="forget terminated")
             await self._look_for_ever()
@@ -103,24 +121,22 @@ class Agent:
         while True:
             self._kicked.clear()
             for vm in await self._store.owing(NODE):
-                self._keep(vm.id).poke()
+                if vm.id not in self._admitting:
+                    self._keep(vm.id).poke()
             for version in await self._store.versions_owing():
                 self._build(version.image_arn, version.version)
             await self._kicked.wait()
 
-    def _keep(self, vm_id: str) -> Keeper:
+    def _keep(self, vm_id: str, *, routed: bool = False) -> Keeper:
         keeper = self._keepers.get(vm_id)
         if keeper is None:
-            keeper = self._keepers[vm_id] = Keeper(vm_id, self._at, self._store, self._baked_of)
+            keeper = self._keepers[vm_id] = Keeper(vm_id, self._at, self._store, self._baked_of, routed=routed)
             self._spawn(self._keeping(keeper), f"keeper {vm_id}")
         return keeper
 
     async def _keeping(self, keeper: Keeper) -> None:
-        """A keeper's life. A bug in it must not end the others: logged, told, and tried again at the next kick."""
         try:
             await keeper.run()
-        except Exception:
-            LOG.exception("keeper of %s failed", keeper.vm_id)
         finally:
             self._keepers.pop(keeper.vm_id, None)
             self._changed.set()
@@ -144,9 +160,16 @@ class Agent:
                     await builds.make(self._shop, version)
         except Exception:
             LOG.exception("build of %s %s failed", *key)
-            await builds.broken(self._shop, *key)
+            await self._broken(key)
         finally:
             self._building.discard(key)
+
+    async def _broken(self, key: tuple[str, str]) -> None:
+        """A build ended by a fault of ours. Not even that it cannot be written down ends the service."""
+        try:
+            await builds.broken(self._shop, *key)
+        except Exception:
+            LOG.exception("the end of the build of %s %s could not be written down", *key)
 
     # -- the relay -----------------------------------------------------------------------------------------------------
 
@@ -160,22 +183,31 @@ class Agent:
                 if self._leaving:
                     return
                 LOG.warning("%s; taking up the relay again", err.message)
-            await self._at.relay.ensure(self._relay_config)
+            await self._relay_again()
             for keeper in list(self._keepers.values()):
-                await self._take_up(keeper)
+                keeper.take_up()
 
-    async def _take_up(self, keeper: Keeper) -> None:
-        try:
-            await keeper.take_up()
-        except RekindleError as err:
-            LOG.error("%s could not be taken up: %s", keeper.vm_id, err.message)
+    async def _relay_again(self) -> None:
+        """Return when there is a relay with our configuration. VMs run on meanwhile, so this never gives up."""
+        while True:
+            try:
+                await self._at.relay.ensure(self._relay_config)
+            except RekindleError as err:
+                LOG.error("no relay yet: %s", err.message)
+                await rest(RELAY_AGAIN_S)
+            else:
+                return
 
     async def _heard(self, event: Mapping[str, Any]) -> None:
+        """One event. What goes wrong with it must not end the listening: the relay repeats what matters."""
         vm_id = str(event.get("vm", ""))
-        if event["type"] == "wake":
-            await self._wake(vm_id)
-        elif event["type"] == "channel_lost" and vm_id in self._keepers:
-            await self._take_up(self._keepers[vm_id])
+        try:
+            if event["type"] == "wake":
+                await self._wake(vm_id)
+            elif event["type"] == "channel_lost" and vm_id in self._keepers:
+                self._keepers[vm_id].take_up()
+        except Exception:
+            LOG.exception("an event of the relay could not be followed: %s", event)
 
     async def _wake(self, vm_id: str) -> None:
         """A request waits at the endpoint of a suspended VM."""
@@ -226,13 +258,12 @@ class Agent:
         """TERMINATED rows are answered for `terminated_kept_s`, then they and their last logs go."""
         while True:
             before_ms = self._at.clock() - self._at.host.config.terminated_kept_s * 1000
-            for vm_id in await self._store.forget_terminated(before_ms):
-                self._at.host.layout.app_log(vm_id).unlink(missing_ok=True)
             try:
-                async with asyncio.timeout(FORGET_EVERY_S):
-                    await asyncio.Event().wait()
-            except TimeoutError:
-                continue
+                for vm_id in await self._store.forget_terminated(before_ms):
+                    self._at.host.layout.app_log(vm_id).unlink(missing_ok=True)
+            except Exception:
+                LOG.exception("ended microVMs could not be forgotten; tried again")
+            await rest(FORGET_EVERY_S)
 
 
 def toolbox_of(at: Hands, folder: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rekindle import threads
 from rekindle.clock import Clock
 from rekindle.core.errors import BuildFailed, GuestError, MachineError, RekindleError
 from rekindle.core.image import Hook, Version
@@ -26,6 +27,7 @@ from rekindle.node import hooks
 from rekindle.node.machine import Host, disk_bytes
 from rekindle.node.perform import SEED_BYTES, remove_tree
 from rekindle.node.relay import Relay
+from rekindle.node.rest import rest
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
@@ -130,10 +132,13 @@ class _Machine:
         return self._oven.relay.guest(vm_id)
 
     async def _clear(self) -> None:
-        await self._oven.relay.drop_route(self._spec.vm_id)
-        if self._handle is not None:
-            await self._oven.host.driver.kill(self._handle)
-        await asyncio.to_thread(remove_tree, self._spec.home)
+        """Process and folder go even when there is no relay to be told."""
+        try:
+            await self._oven.relay.drop_route(self._spec.vm_id)
+        finally:
+            if self._handle is not None:
+                await self._oven.host.driver.kill(self._handle)
+            await threads.finish(remove_tree, self._spec.home)
 
     def _route(self) -> dict[str, object]:
         run = self._spec.home / "run"
@@ -248,7 +253,7 @@ async def _until_listening(guest: Guest) -> None:
     try:
         async with asyncio.timeout(LISTEN_S):
             while not (await guest.status())["listening"]:
-                await _a_moment()
+                await rest(ASK_AGAIN_S)  # nothing in the guest could tell us earlier
     except TimeoutError:
         LOG.info("nothing listens after %s s; the snapshot is taken all the same", LISTEN_S)
 
@@ -267,15 +272,5 @@ async def _poll_hook(guest: Guest, version: Version, hook: Hook) -> None:
             return
         if result.status is not None and result.status != 503:
             raise BuildFailed(_APP_FAILED, hooks.build_failure(hook, result))
-        await _a_moment()
+        await rest(ASK_AGAIN_S)  # nothing in the guest could tell us earlier
     raise BuildFailed(_APP_FAILED, hooks.build_timeout(hook))
-
-
-async def _a_moment() -> None:
-    """Between two questions to an app that says "not yet": nothing in the guest could tell us earlier."""
-    never = asyncio.Event()
-    try:
-        async with asyncio.timeout(ASK_AGAIN_S):
-            await never.wait()
-    except TimeoutError:
-        return

@@ -5,7 +5,6 @@ After a crash the row still owes a build and everything starts again; what an ea
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import uuid
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rekindle import threads
 from rekindle.clock import Clock
 from rekindle.core.errors import BuildFailed, RekindleError
 from rekindle.core.image import Version, VersionState
@@ -94,17 +94,17 @@ async def _make(shop: Workshop, version: Version, build_id: str, log: BuildLog) 
     work = layout.builds / build_id
     folder = f"{version.account}/{uuid.uuid4()}"
     making = layout.images / version.account / f".making-{build_id}"
-    await asyncio.to_thread(_fresh, work, making)
+    await threads.finish(_fresh, work, making)
     try:
         built = await _build(shop, version, work, making, log)
         snapshot = await bake.bake(shop.oven, version, built.config, making, log)
         await bake.validate(shop.oven, version, making, log)
-        await asyncio.to_thread(_keep, making, layout.image(folder), built)
+        await threads.finish(_keep, making, layout.image(folder), built)
         await _built(shop, version, folder, built, snapshot)
         log(f"SUCCESSFUL memory {snapshot.memory_bytes} bytes, disk {snapshot.disk_bytes} bytes")
     finally:
-        await asyncio.to_thread(remove_tree, making)
-        await asyncio.to_thread(remove_tree, work)
+        await threads.finish(remove_tree, making)
+        await threads.finish(remove_tree, work)
 
 
 async def _build(shop: Workshop, version: Version, work: Path, out: Path, log: BuildLog) -> build.Built:

@@ -1,24 +1,25 @@
 """One keeper a microVM: does what its phase owes, then watches what may happen to it.
 
 Works of one VM are serialised here; different VMs never wait for each other. The keeper holds no state that matters: a
-new one after a restart reads the row and goes on.
+new one after a restart reads the row and goes on. No failure ends it: what no work expects is told in the VM's story
+once and tried again, ever more seldom.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from rekindle.core.errors import GuestError, HookFailed, MachineError, NotFound, RekindleError, Stale
+from rekindle.core.errors import HookFailed, MachineError, NoCapacity, NotFound, RekindleError, Stale
 from rekindle.core.lifecycle import OWES, Ask, Fact, Phase, Work
 from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.base import Exit, ExitKind, Handle
-from rekindle.guest.client import AppEnd, RelayGone
+from rekindle.guest.client import AppEnd, HookCall, RelayGone
 from rekindle.node import hooks, perform, sleep
 from rekindle.node.machine import Baked, route_of
 from rekindle.node.perform import Done, Hands
+from rekindle.node.watch import News, Watch
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
@@ -28,47 +29,99 @@ INTERNAL = "Internal service error."
 SUSPEND_FAILED = "The last suspend failed; the MicroVM goes on."
 RESUME_FAILED = "The last resume failed; the MicroVM is still suspended."
 FELL_BACK = "The VMM ended; the MicroVM is back at its last suspended state."
+_ROUTE_STATES = {Phase.RUNNING: "running", Phase.SUSPENDED: "suspended"}
 
 
-@dataclass(frozen=True, slots=True)
-class Poked:
-    """Look at the row again."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pauses:
+    """How long a keeper rests before it tries again; every poke ends a rest."""
 
-
-News = Poked | Exit | AppEnd
+    relay_s: float = 5.0  #: at the latest; the agent pokes when the relay is back
+    first_s: float = 1.0  #: after a failure that no work expects, twice as long after each further one
+    longest_s: float = 60.0
 
 
 class Keeper:
     """`run` returns when the VM is TERMINATED. `poke` makes it look at the row again at once."""
 
-    def __init__(self, vm_id: str, at: Hands, store: Store, baked: Callable[[MicroVM], Awaitable[Baked]]) -> None:
+    def __init__(
+        self,
+        vm_id: str,
+        at: Hands,
+        store: Store,
+        baked: Callable[[MicroVM], Awaitable[Baked]],
+        *,
+        routed: bool = False,
+        pauses: Pauses = Pauses(),
+    ) -> None:
         self.vm_id = vm_id
         self._at = at
         self._store = store
         self._baked_of = baked
-        self._news: asyncio.Queue[News] = asyncio.Queue()
+        self._routed = routed  # the relay has the VM's route, as far as we know
+        self._watched = Watch(at)
         self._active_at_ms = at.clock()  # idle time is not counted from before this service watched
         self._app_ended = False
+        self._pauses = pauses
+        self._failures = 0  #: in a row
 
     def poke(self) -> None:
-        self._news.put_nowait(Poked())
+        self._watched.poke()
+
+    def take_up(self) -> None:
+        """The relay may have lost the VM's route or channel: give it both again as soon as no work is under way."""
+        self._routed = False
+        self.poke()
 
     async def run(self) -> None:
         while True:
-            vm = await self._row()
-            if vm.phase is Phase.TERMINATED:
-                return
-            work = OWES.get(vm.phase)
+            self._watched.looked()
             try:
-                if work is not None:
-                    await self._perform(work, vm)
-                else:
-                    await self._watch(vm)
+                if await self._over():
+                    return
             except Stale as late:
                 LOG.info("dropped a late fact: %s", late)
             except RelayGone as err:
-                LOG.warning("%s waits for the relay: %s", vm.id, err.message)
-                await self._news.get()  # `take_up` pokes when the relay is back; every work can be repeated
+                LOG.warning("%s waits for the relay: %s", self.vm_id, err.message)
+                self._routed = False
+                await self._watched.poked_within(self._pauses.relay_s)  # every work can be repeated
+            except Exception as err:
+                LOG.exception("the keeper of %s failed", self.vm_id)
+                await self._later(err)
+            else:
+                self._failures = 0
+
+    async def _over(self) -> bool:
+        """Do the next thing for the VM; whether it is TERMINATED and nothing is left to do."""
+        vm = await self._row()
+        if vm.phase is Phase.TERMINATED:
+            return True
+        if not self._routed and vm.phase is not Phase.TERMINATING:
+            await self._route(vm)
+        work = OWES.get(vm.phase)
+        await (self._watch(vm) if work is None else self._perform(work, vm))
+        return False
+
+    async def _route(self, vm: MicroVM) -> None:
+        self._routed = True  # before the question: `take_up` may come while it is under way
+        try:
+            state = _ROUTE_STATES.get(vm.phase, "held")
+            await self._at.relay.put_route(vm.id, route_of(self._at.host, vm, state))
+        except NoCapacity as err:  # somebody took the port while no relay held it; tried again at the next poke
+            self._routed = False
+            LOG.error("%s has no endpoint: %s", vm.id, err.message)
+
+    async def _later(self, err: Exception) -> None:
+        """After a failure that no work expects: leave everything as it is and look again after a pause."""
+        self._routed = False
+        pause_s = min(self._pauses.first_s * 2**self._failures, self._pauses.longest_s)
+        self._failures = min(self._failures + 1, 16)
+        if self._failures == 1:
+            try:
+                await self._tell("a work failed and is tried again", _said(err))
+            except Exception:
+                LOG.exception("the failure of %s could not be written down", self.vm_id)
+        await self._watched.poked_within(pause_s)
 
     async def _row(self) -> MicroVM:
         vm = await self._store.microvm(self.vm_id)
@@ -93,9 +146,9 @@ class Keeper:
             raise
         except HookFailed as err:
             await self._lost(vm, err.message)
-        except RekindleError as err:
-            LOG.error("%s: start failed: %s", vm.id, err.message)
-            await self._lost(vm, INTERNAL, err)
+        except Exception as err:
+            LOG.exception("%s: start failed", vm.id)
+            await self._lost(vm, INTERNAL, _said(err))
         else:
             await self._running(vm, done)
 
@@ -104,19 +157,19 @@ class Keeper:
             done = await perform.resume(self._at, vm, await self._baked_of(vm))
         except RelayGone:
             raise
-        except RekindleError as err:
-            LOG.error("%s: resume failed: %s", vm.id, err.message)
-            await self._tell(vm, "why the resume failed", err.message)
-            await self._at.relay.put_state(vm.id, "gone")  # answers 502 to the requests that wait
-            await self._at.relay.put_state(vm.id, "suspended")
-            await self._store.report(
-                vm,
-                Fact.RESUME_FAILED,
-                suspended_at_ms=vm.suspended_at_ms or self._at.clock(),
-                state_reason=RESUME_FAILED,
-            )
+        except Exception as err:
+            LOG.exception("%s: resume failed", vm.id)
+            await self._asleep_again(vm, err)
         else:
             await self._running(vm, done)
+
+    async def _asleep_again(self, vm: MicroVM, err: Exception) -> None:
+        """The resume failed and the snapshot is whole."""
+        await self._tell("why the resume failed", _said(err))
+        await self._at.relay.put_state(vm.id, "gone")  # answers 502 to the requests that wait
+        await self._at.relay.put_state(vm.id, "suspended")
+        slept_at_ms = vm.suspended_at_ms or self._at.clock()
+        await self._store.report(vm, Fact.RESUME_FAILED, suspended_at_ms=slept_at_ms, state_reason=RESUME_FAILED)
 
     async def _running(self, vm: MicroVM, done: Done) -> None:
         try:
@@ -140,41 +193,58 @@ class Keeper:
             await self._lost(vm, err.message)
         except perform.ProcessGone as err:
             await self._fell(vm, err.message)
-        except (MachineError, GuestError) as err:
+        except Exception as err:
+            LOG.exception("%s: suspend failed", vm.id)
             await self._awake_again(vm, handle, baked, err)
         else:
             slept = await self._store.report(vm, done.fact, **done.changes)
             await self._at.relay.put_state(vm.id, "suspended")
-            await sleep.tidy(self._at.host.layout, self._at.host, slept, baked)
+            await self._tidy(slept, baked)
 
-    async def _awake_again(self, vm: MicroVM, handle: Handle | None, baked: Baked, err: RekindleError) -> None:
+    async def _tidy(self, vm: MicroVM, baked: Baked) -> None:
+        """Nothing depends on it: what cannot be tidied now is tidied after the next sleep."""
+        try:
+            await sleep.tidy(self._at.host.layout, self._at.host, vm, baked)
+        except (MachineError, OSError) as err:
+            LOG.exception("%s: its snapshot could not be tidied", vm.id)
+            await self._tell("why its older disk layers stay", _said(err))
+
+    async def _awake_again(self, vm: MicroVM, handle: Handle | None, baked: Baked, err: Exception) -> None:
         """The snapshot failed; the VM is still there and goes on, or it is not."""
-        LOG.error("%s: suspend failed: %s", vm.id, err.message)
         try:
             if handle is None:
                 raise MachineError(f"{vm.id} has no process to go on with")
             await perform.wake_again(self._at, vm, handle, baked)
-        except RekindleError as second:
-            await self._fell(vm, f"{err.message}; then {second.message}")
+        except RelayGone:
+            raise  # paused and whole: the suspend is repeated
+        except Exception as second:
+            LOG.exception("%s: and could not go on", vm.id)
+            await self._fell(vm, f"{_said(err)}; then {_said(second)}")
             return
-        await self._tell(vm, "why the suspend failed", err.message)
+        await self._tell("why the suspend failed", _said(err))
         await self._store.report(vm, Fact.SUSPEND_FAILED, state_reason=SUSPEND_FAILED)
         self._active_at_ms = self._at.clock()
         await self._at.relay.put_state(vm.id, "running")
 
     async def _stop(self, vm: MicroVM) -> None:
         handle = await self._adopted(vm)
-        farewell = None
-        if handle is not None and not self._app_ended:
-            baked = await self._baked_of(vm)
-            farewell = hooks.runtime_call(baked.hooks, "terminate", vm)
+        farewell = None if handle is None or self._app_ended else await self._farewell(vm)
         done = await perform.stop(self._at, vm, handle, farewell)
         await self._store.report(vm, done.fact, **done.changes)
 
-    async def _lost(self, vm: MicroVM, reason: str, cause: RekindleError | None = None) -> None:
+    async def _farewell(self, vm: MicroVM) -> HookCall | None:
+        """The terminate hook; none when the image is not to be read: the VM must end all the same."""
+        try:
+            baked = await self._baked_of(vm)
+        except (RekindleError, OSError) as err:
+            LOG.error("%s ends without its terminate hook: %s", vm.id, _said(err))
+            return None
+        return hooks.runtime_call(baked.hooks, "terminate", vm)
+
+    async def _lost(self, vm: MicroVM, reason: str, cause: str | None = None) -> None:
         """Nothing to go on with: the VM terminates with `reason`; the cause is in its story."""
         if cause is not None:
-            await self._tell(vm, "why it was lost", cause.message)
+            await self._tell("why it was lost", cause)
         await self._store.report(vm, Fact.LOST, state_reason=reason)
 
     async def _fell(self, vm: MicroVM, why: str) -> None:
@@ -183,9 +253,9 @@ class Keeper:
         if handle is not None:
             await self._at.host.driver.kill(handle)
         if vm.snapshot is None:
-            await self._lost(vm, INTERNAL, MachineError(why))
+            await self._lost(vm, INTERNAL, why)
             return
-        await self._tell(vm, "why it fell back", why)
+        await self._tell("why it fell back", why)
         await self._store.report(
             vm, Fact.FELL_BACK, suspended_at_ms=self._at.clock(), handle=None, state_reason=FELL_BACK
         )
@@ -197,68 +267,45 @@ class Keeper:
     # -- watching ------------------------------------------------------------------------------------------------------
 
     async def _watch(self, vm: MicroVM) -> None:
-        """Wait until something happens to a VM that owes nothing, and act on it."""
-        if vm.phase is Phase.RUNNING:
-            handle = await self._adopted(vm)
-            if handle is None:
-                await self._fell(vm, "The VMM was gone when the service looked")
-                return
-            why, deadline_ms = None, self._idle_at_ms(vm)
-            news = await self._next_running(vm, handle, deadline_ms)
-        else:
-            why, deadline_ms = SLEEP_OVER, vm.sleep_ends_at_ms()
-            news = await self._next(vm, deadline_ms)
+        """Wait until something happens to a VM that owes nothing, or one of its deadlines passes, and act on it."""
+        if vm.phase is not Phase.RUNNING:
+            ends_at_ms = vm.sleep_ends_at_ms()
+            await self._watched.poked_within(self._left_s(vm, ends_at_ms))
+            await self._deadlines(vm, ends_at_ms)
+            return
+        handle = await self._adopted(vm)
+        if handle is None:
+            await self._fell(vm, "The VMM was gone when the service looked")
+            return
+        news = await self._watched.running(vm.id, handle, self._left_s(vm, self._idle_at_ms(vm)))
         if news is None:
-            await self._deadline(vm, why)
+            await self._deadlines(vm, None)
+            await self._maybe_idle(vm)
         else:
             await self._act(vm, news)
 
-    async def _next_running(self, vm: MicroVM, handle: Handle, deadline_ms: int | None) -> News | None:
-        """News, with process and app watched meanwhile. Nothing may raise inside the group: it would wrap it."""
-        async with asyncio.TaskGroup() as own:
-            watchers = (
-                own.create_task(self._watch_process(handle), name=f"{vm.id} process"),
-                own.create_task(self._watch_app(vm), name=f"{vm.id} app"),
-            )
-            news = await self._next(vm, deadline_ms)
-            for watcher in watchers:
-                watcher.cancel()
-        return news
-
-    async def _watch_process(self, handle: Handle) -> None:
-        self._news.put_nowait(await self._at.host.driver.wait(handle))
-
-    async def _watch_app(self, vm: MicroVM) -> None:
-        try:
-            self._news.put_nowait(await self._at.relay.guest(vm.id).wait())
-        except (GuestError, RelayGone) as err:
-            LOG.info("%s: not watching its app until the channel is back: %s", vm.id, err.message)
-
-    async def _next(self, vm: MicroVM, deadline_ms: int | None) -> News | None:
-        """The next news, or None at `deadline_ms` or at the end of the VM's life, whichever is first."""
+    def _left_s(self, vm: MicroVM, deadline_ms: int | None) -> float:
+        """Seconds until `deadline_ms` or the end of the VM's life, whichever is first."""
         over_ms = vm.expires_at_ms()
         first_ms = over_ms if deadline_ms is None else min(over_ms, deadline_ms)
-        try:
-            async with asyncio.timeout(max(0.0, (first_ms - self._at.clock()) / 1000)):
-                return await self._news.get()
-        except TimeoutError:
-            return None
+        return max(0.0, (first_ms - self._at.clock()) / 1000)
 
-    async def _deadline(self, vm: MicroVM, why: str | None) -> None:
-        """A deadline passed: terminate for `why`, or without a reason see whether the VM is idle."""
+    async def _deadlines(self, vm: MicroVM, sleep_ends_at_ms: int | None) -> None:
+        """Terminate a VM whose life, or whose sleep, is over."""
         now_ms = self._at.clock()
         if now_ms >= vm.expires_at_ms():
             await self._ask(vm, Ask.TERMINATE, LIFETIME_OVER)
-        elif why is not None:
-            await self._ask(vm, Ask.TERMINATE, why)
-        else:
-            await self._maybe_idle(vm, now_ms)
+        elif sleep_ends_at_ms is not None and now_ms >= sleep_ends_at_ms:
+            await self._ask(vm, Ask.TERMINATE, SLEEP_OVER)
 
-    async def _maybe_idle(self, vm: MicroVM, now_ms: int) -> None:
+    async def _maybe_idle(self, vm: MicroVM) -> None:
         """The idle time may be over: ask the relay for the last byte it saw."""
+        now_ms = self._at.clock()
+        if vm.idle is None or now_ms < self._active_at_ms + vm.idle.max_idle_s * 1000:
+            return
         seen = (await self._at.relay.vms()).get(vm.id, {})
         self._active_at_ms = max(self._active_at_ms, int(seen.get("last_byte_ms", 0)))
-        if vm.idle is None or now_ms < self._active_at_ms + vm.idle.max_idle_s * 1000:
+        if now_ms < self._active_at_ms + vm.idle.max_idle_s * 1000:
             return
         if vm.idle.suspended_s == 0:
             await self._ask(vm, Ask.TERMINATE, SLEEP_OVER)
@@ -272,7 +319,7 @@ class Keeper:
         if isinstance(news, AppEnd):
             self._app_ended = True
             await self._ask(vm, Ask.TERMINATE, f"Container Stopped with Exit Code: {news.exit_code}")
-        elif isinstance(news, Exit) and (await self._row()).phase is Phase.RUNNING:
+        elif (await self._row()).phase is Phase.RUNNING:
             await self._process_ended(vm, news)
 
     async def _process_ended(self, vm: MicroVM, end: Exit) -> None:
@@ -287,16 +334,10 @@ class Keeper:
         except RekindleError as err:
             LOG.info("%s: %s", vm.id, err.message)  # somebody else moved it first: the row says what is next
 
-    async def _tell(self, vm: MicroVM, what: str, why: str | None = None) -> None:
-        await self._store.add_event(Event(subject=vm.id, at_ms=self._at.clock(), what=what, why=why))
+    async def _tell(self, what: str, why: str | None = None) -> None:
+        await self._store.add_event(Event(subject=self.vm_id, at_ms=self._at.clock(), what=what, why=why))
 
-    async def take_up(self) -> None:
-        """After a start of the service or the relay: make the relay know the VM's route and channel again."""
-        vm = await self._row()
-        state = {Phase.RUNNING: "running", Phase.SUSPENDED: "suspended"}.get(vm.phase, "held")
-        if vm.phase in (Phase.TERMINATED, Phase.TERMINATING):
-            return
-        await self._at.relay.put_route(vm.id, route_of(self._at.host, vm, state))
-        if vm.phase is Phase.RUNNING and await self._adopted(vm) is not None:
-            await self._at.relay.connect(vm.id, timeout_s=perform.SYNC_S)
-        self.poke()
+
+def _said(err: Exception) -> str:
+    """For the VM's story: a typed error's sentence, or what kind of fault it was."""
+    return err.message if isinstance(err, RekindleError) else f"{type(err).__name__}: {err}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rekindle import threads
 from rekindle.clock import Clock
 from rekindle.core.errors import GuestError, HookFailed, MachineError
 from rekindle.core.lifecycle import Fact
@@ -54,6 +55,8 @@ class Done:
 async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
     """From the image's snapshot to a served VM. Raises MachineError, GuestError."""
     home = at.host.layout.home(vm.id)
+    if home.exists():
+        await at.relay.disconnect(vm.id)  # an earlier attempt was cut off: its channel may still be open
     home.mkdir(mode=0o700, exist_ok=True)
     spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
     handle = await _thawed(
@@ -107,7 +110,7 @@ async def stop(at: Hands, vm: MicroVM, handle: Handle | None, farewell: HookCall
     if handle is not None:
         await at.host.driver.kill(handle)
     await leftovers.end(at.host.layout.home(vm.id))  # a start that was cut off before its row knew of its process
-    await asyncio.to_thread(remove_tree, at.host.layout.home(vm.id))
+    await threads.finish(remove_tree, at.host.layout.home(vm.id))
     return Done(fact=Fact.STOPPED, changes={"terminated_at_ms": at.clock(), "handle": None})
 
 
@@ -179,7 +182,6 @@ async def _last_words(at: Hands, vm: MicroVM, farewell: HookCall | None) -> None
             if farewell is not None:
                 await guest.hook(farewell)
             output, _ = await guest.logs(0)
-    except (GuestError, TimeoutError) as err:
+            at.host.layout.app_log(vm.id).write_bytes(output)
+    except (GuestError, TimeoutError, OSError) as err:  # a full disk must not keep a VM alive that lies on it
         LOG.info("%s: its last words are lost: %s", vm.id, err)
-    else:
-        at.host.layout.app_log(vm.id).write_bytes(output)

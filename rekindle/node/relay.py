@@ -125,15 +125,7 @@ class Relay:
         self._layout.relay_log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         ready, ready_child = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            with self._layout.relay_log.open("ab") as log:
-                self._child = subprocess.Popen(  # noqa: ASYNC220 - a spawn of about a millisecond
-                    [self._binary, "--socket", self._layout.relay_socket],
-                    stdin=subprocess.DEVNULL,
-                    stdout=ready_child,
-                    stderr=log,
-                    start_new_session=True,
-                    cwd="/",
-                )
+            self._child = self._spawn(ready_child)
             os.close(ready_child)
             ready_child = -1
             await _readable(ready, within_s=START_S)
@@ -143,6 +135,20 @@ class Relay:
             os.close(ready)
             if ready_child >= 0:
                 os.close(ready_child)
+
+    def _spawn(self, ready: int) -> subprocess.Popen[bytes]:
+        try:
+            with self._layout.relay_log.open("ab") as log:
+                return subprocess.Popen(
+                    [self._binary, "--socket", self._layout.relay_socket],
+                    stdin=subprocess.DEVNULL,
+                    stdout=ready,
+                    stderr=log,
+                    start_new_session=True,
+                    cwd="/",
+                )
+        except OSError as err:
+            raise MachineError(f"The relay {self._binary} could not be started: {err.strerror}") from err
 
     async def _call(
         self, method: str, path: str, body: object = None, *, timeout_s: float = CONTROL_S
@@ -182,8 +188,10 @@ def relay_config(
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:
+    request = response.request
+    if response.status_code == httpx.codes.NOT_FOUND:
+        raise RelayGone(f"The relay does not know the VM of {request.method} {request.url.path}: it is a new one")
     if response.status_code >= 400:
-        request = response.request
         raise MachineError(f"The relay refused {request.method} {request.url.path}: {response.text[:300]}")
     answer: dict[str, Any] = response.json() if response.content else {}
     return answer

@@ -1,9 +1,12 @@
-"""Tidying behind a suspended VM: older snapshots go, disk layers are merged. No request waits for it."""
+"""Tidying behind a suspended VM: older snapshots go, disk layers are merged.
+
+The VM is SUSPENDED already and who asked for that has gone on; a resume that comes meanwhile waits for it, as the
+layers are being rewritten.
+"""
 
 from __future__ import annotations
 
-import asyncio
-
+from rekindle import threads
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import layers
 from rekindle.node.layout import Layout
@@ -15,5 +18,5 @@ async def tidy(layout: Layout, host: Host, vm: MicroVM, baked: Baked) -> None:
     if vm.snapshot is None:
         return
     spec = spec_of(host, vm, folder=baked.folder, tools=baked.tools)
-    await asyncio.to_thread(layers.drop_older, layout.home(vm.id) / "snapshots", keep=str(vm.snapshot))
+    await threads.finish(layers.drop_older, layout.home(vm.id) / "snapshots", keep=str(vm.snapshot))
     await layers.merge(host.launcher, spec, layout.sleep(vm.id, vm.snapshot))

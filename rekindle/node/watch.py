@@ -1,0 +1,63 @@
+"""Waiting for what may happen to one microVM that owes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from rekindle.core.errors import GuestError, MachineError
+from rekindle.driver.base import Exit, Handle
+from rekindle.guest.client import AppEnd
+from rekindle.node.perform import SYNC_S, Hands
+from rekindle.node.rest import rest
+
+LOG = logging.getLogger(__name__)
+CHANNEL_AGAIN_S = 5.0  #: at the latest; a lost channel pokes
+
+News = Exit | AppEnd
+
+
+class Watch:
+    """One for a keeper, used by it alone; only `poke` comes from elsewhere."""
+
+    def __init__(self, at: Hands) -> None:
+        self._at = at
+        self._poked = asyncio.Event()
+
+    def poke(self) -> None:
+        self._poked.set()
+
+    def looked(self) -> None:
+        """The row is about to be read: earlier pokes are answered by that."""
+        self._poked.clear()
+
+    async def poked_within(self, seconds: float | None) -> None:
+        """Return at the next poke or after `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._poked.wait()
+        except TimeoutError:
+            return
+
+    async def running(self, vm_id: str, handle: Handle, within_s: float) -> News | None:
+        """How the app or the process ended; None at a poke or after `within_s`. Nothing is watched afterwards."""
+        async with asyncio.TaskGroup() as own:
+            app = own.create_task(self._app_end(vm_id), name=f"{vm_id} app")
+            process = own.create_task(self._at.host.driver.wait(handle), name=f"{vm_id} process")
+            poke = own.create_task(self.poked_within(within_s), name=f"{vm_id} poke")
+            await asyncio.wait((app, process, poke), return_when=asyncio.FIRST_COMPLETED)
+            for one in (app, process, poke):
+                one.cancel()
+        if not app.cancelled():
+            return app.result()
+        return None if process.cancelled() else process.result()
+
+    async def _app_end(self, vm_id: str) -> AppEnd:
+        """Opens the channel first when it is down: without it nobody could say that the app has ended."""
+        while True:
+            try:
+                await self._at.relay.connect(vm_id, timeout_s=SYNC_S)
+                return await self._at.relay.guest(vm_id).wait()
+            except (GuestError, MachineError) as err:
+                LOG.info("%s: its app is not watched: %s", vm_id, err.message)
+            await rest(CHANNEL_AGAIN_S)

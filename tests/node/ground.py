@@ -1,0 +1,170 @@
+"""A keeper's surroundings: a real store, and a relay, a guest and a driver that fail when told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from rekindle.config import Config
+from rekindle.core.errors import MachineError
+from rekindle.core.microvm import MicroVM
+from rekindle.driver.base import Accel, Exit, ExitKind, Handle, MachineSpec, Snapshot
+from rekindle.guest.client import AppEnd, HookCall, HookResult, RelayGone, Thawed
+from rekindle.image.toolbox import Toolbox
+from rekindle.node.layout import Layout
+from rekindle.node.machine import Baked, Host
+from rekindle.node.perform import Hands
+from rekindle.node.relay import Relay
+from tests.store.rows import HandClock
+
+NOWHERE = Path("/nonexistent")
+TOOLS = Toolbox(digest="none", root=NOWHERE, vmlinux=NOWHERE, modules=NOWHERE, packages={}, made_at_ms=0)
+
+
+class Driver:
+    """Machines are numbers. `failing`: what the next call of a method raises."""
+
+    def __init__(self) -> None:
+        self.alive: dict[int, asyncio.Event] = {}
+        self.failing: dict[str, list[Exception]] = {}
+        self.calls: list[str] = []
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.failing.get(name):
+            raise self.failing[name].pop(0)
+
+    async def boot(self, spec: MachineSpec) -> Handle:
+        raise AssertionError("keepers never boot")
+
+    async def restore(self, spec: MachineSpec, snap: Path) -> Handle:
+        self._called("restore")
+        pid = len(self.alive) + 1
+        self.alive[pid] = asyncio.Event()
+        return Handle(vm_id=spec.vm_id, pid=pid, started_ticks=pid, home=spec.home)
+
+    async def pause(self, vm: Handle) -> None:
+        self._called("pause")
+
+    async def unpause(self, vm: Handle) -> None:
+        self._called("unpause")
+
+    async def snapshot(self, vm: Handle, into: Path) -> Snapshot:
+        self._called("snapshot")
+        into.mkdir(parents=True)
+        (into / "manifest.json").write_text("{}")
+        return Snapshot(folder=into, memory_bytes=0, disk_bytes=0, private_bytes=0)
+
+    async def kill(self, vm: Handle) -> None:
+        self._called("kill")
+        self.alive[vm.pid].set()
+
+    async def wait(self, vm: Handle) -> Exit:
+        await self.alive[vm.pid].wait()
+        return Exit(kind=ExitKind.DIED)
+
+    async def adopt(self, saved: Mapping[str, object]) -> Handle | None:
+        pid = cast(int, saved["pid"])
+        if self.alive[pid].is_set():
+            return None
+        return Handle(vm_id=str(saved["vm_id"]), pid=pid, started_ticks=pid, home=Path(str(saved["home"])))
+
+    def running(self) -> list[int]:
+        return [pid for pid, gone in self.alive.items() if not gone.is_set()]
+
+
+class Guest:
+    def __init__(self) -> None:
+        self.app_ended: asyncio.Future[AppEnd] = asyncio.get_running_loop().create_future()
+
+    async def thaw(self, *, hook: HookCall | None, **_: object) -> Thawed:
+        return Thawed(seeded=True, clock_step_ns=0, hook=HookResult(status=200) if hook else None)
+
+    async def freeze(self, hook: HookCall | None, *, trim: bool) -> HookResult | None:
+        return HookResult(status=200) if hook else None
+
+    async def hook(self, call: HookCall) -> HookResult:
+        return HookResult(status=200)
+
+    async def logs(self, offset: int) -> tuple[bytes, int]:
+        return b"bye\n", 4
+
+    async def wait(self) -> AppEnd:
+        return await asyncio.shield(self.app_ended)
+
+
+@dataclass
+class FakeRelay:
+    """Routes as the relay would have them. `down`: no answer to anything; `forget()`: a new relay knows no VM."""
+
+    one: Guest = field(default_factory=Guest)
+    routes: dict[str, str] = field(default_factory=dict)
+    down: bool = False
+    deaf_to: set[str] = field(default_factory=set)  #: the next `put_state` of these is lost
+    connects: int = 0
+
+    def forget(self) -> None:
+        self.routes.clear()
+
+    def _known(self, vm_id: str) -> None:
+        if self.down or vm_id not in self.routes:
+            raise RelayGone(f"no route for {vm_id}")
+
+    async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
+        if self.down:
+            raise RelayGone("down")
+        self.routes[vm_id] = str(route["state"])
+
+    async def drop_route(self, vm_id: str) -> None:
+        if self.down:
+            raise RelayGone("down")
+        self.routes.pop(vm_id, None)
+
+    async def put_state(self, vm_id: str, state: str) -> None:
+        self._known(vm_id)
+        if state in self.deaf_to:
+            self.deaf_to.remove(state)
+            raise RelayGone("no answer in time")
+        self.routes[vm_id] = state
+
+    async def connect(self, vm_id: str, *, timeout_s: float, ready: bool = False) -> None:
+        self._known(vm_id)
+        self.connects += 1
+
+    async def disconnect(self, vm_id: str) -> None:
+        self._known(vm_id)
+
+    async def vms(self) -> dict[str, dict[str, Any]]:
+        return {vm_id: {"last_byte_ms": 0} for vm_id in self.routes}
+
+    def guest(self, vm_id: str) -> Guest:
+        return self.one
+
+
+class Image:
+    """What `baked` answers; `broken` makes it unreadable."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    async def baked(self, vm: MicroVM) -> Baked:
+        if self.broken:
+            raise MachineError("the image's manifest cannot be read")
+        return Baked(folder="a/b", tools=TOOLS, hooks=None)
+
+
+def hands(state: Path, driver: Driver, relay: FakeRelay, clock: HandClock) -> Hands:
+    layout = Layout(state)
+    layout.make()
+    host = Host(
+        config=Config(state=state, tools_dir=state / "tools"),
+        layout=layout,
+        accel=Accel.TCG,
+        as_root=False,
+        launcher=Path("/nonexistent"),
+        driver=driver,
+    )
+    return Hands(host=host, relay=cast(Relay, relay), clock=clock)

@@ -1,0 +1,87 @@
+"""Admission of new microVMs: what is refused to the caller must not start later, and nobody is admitted twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rekindle.core.errors import NoCapacity
+from rekindle.core.lifecycle import Phase
+from rekindle.node.agent import Agent
+from rekindle.node.builds import Workshop
+from rekindle.store.db import Store
+from tests.node.ground import Driver, FakeRelay, hands
+from tests.store.rows import ACCOUNT, HandClock, built_image, started
+from tests.waiting import until_async
+
+
+class Relay(FakeRelay):
+    """With the parts that only the agent uses."""
+
+    full = False
+    asked = 0
+
+    async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
+        self.asked += 1
+        if self.full:
+            raise NoCapacity(f"Endpoint port {route['endpoint_port']} is in use")
+        await super().put_route(vm_id, route)
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        await asyncio.Event().wait()
+        yield {}
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = await Store.open(tmp_path / "rekindle.db", HandClock())
+    await store.add_account(ACCOUNT, "default")
+    yield store
+    await store.check_invariants()
+    await store.close()
+
+
+@asynccontextmanager
+async def at_work(state: Path, store: Store, relay: Relay) -> AsyncIterator[Agent]:
+    agent = Agent(hands(state, Driver(), relay, HandClock()), store, cast(Workshop, None), {})
+    async with asyncio.TaskGroup() as own:
+        running = own.create_task(agent.run())
+        await asyncio.sleep(0)  # noqa: TID251 - lets `run` begin, nothing more
+        yield agent
+        running.cancel()
+
+
+async def test_a_vm_without_a_port_is_refused_and_ends(tmp_path: Path, store: Store) -> None:
+    relay = Relay()
+    relay.full = True
+    await built_image(store)
+    async with at_work(tmp_path / "state", store, relay) as agent:
+        vm = await started(store, HandClock())
+        with pytest.raises(NoCapacity):
+            await agent.admit(vm)
+        await asyncio.wait_for(agent.empty(), 5)
+    row = await store.microvm(vm.id)
+    assert row is not None
+    assert row.phase is Phase.TERMINATED
+    assert row.state_reason is not None
+    assert row.state_reason.startswith("No free endpoint port")
+
+
+async def test_a_repeated_admission_touches_nothing(tmp_path: Path, store: Store) -> None:
+    relay = Relay()
+    await built_image(store)
+    async with at_work(tmp_path / "state", store, relay) as agent:
+        vm = await started(store, HandClock())
+        await asyncio.gather(agent.admit(vm), agent.admit(vm))
+        assert relay.asked == 1
+
+        async def over() -> bool:
+            row = await store.microvm(vm.id)
+            return row is not None and row.phase is Phase.TERMINATED
+
+        await until_async(over, 5, "its image folder is not there, so the start fails")

@@ -1,0 +1,237 @@
+"""What a keeper does when things go wrong around it: nothing stays stuck, nothing is lost, and it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rekindle.core.errors import MachineError
+from rekindle.core.lifecycle import Ask, Phase
+from rekindle.core.microvm import MicroVM
+from rekindle.node.keeper import INTERNAL, LIFETIME_OVER, Keeper, Pauses
+from rekindle.store.db import Store
+from tests.node.ground import Driver, FakeRelay, Image, hands
+from tests.store.rows import ACCOUNT, HandClock, built_image, started
+from tests.waiting import until_async
+
+FAULTS = [MachineError("no memory"), OSError(28, "No space left on device"), KeyError("a bug")]
+QUICK = Pauses(relay_s=0.02, first_s=0.02, longest_s=0.05)
+
+
+class Scene:
+    def __init__(self, keeper: Keeper, store: Store, vm: MicroVM, parts: tuple[Driver, FakeRelay, Image]) -> None:
+        self.keeper = keeper
+        self.store = store
+        self.vm_id = vm.id
+        self.driver, self.relay, self.image = parts
+
+    async def row(self) -> MicroVM:
+        vm = await self.store.microvm(self.vm_id)
+        assert vm is not None
+        return vm
+
+    async def reaches(self, phase: Phase) -> MicroVM:
+        async def there() -> bool:
+            return (await self.row()).phase is phase
+
+        await until_async(there, 5, f"{self.vm_id} is {phase.value}")
+        return await self.row()
+
+    async def routed(self, state: str | None) -> None:
+        async def there() -> bool:
+            return bool(self.relay.routes.get(self.vm_id) == state)
+
+        await until_async(there, 5, f"the route says {state}")
+
+    async def ask(self, ask: Ask) -> None:
+        await self.store.ask(self.vm_id, ask)
+        self.keeper.poke()
+
+    async def told(self) -> list[str]:
+        return [event.what for event in await self.store.events(self.vm_id, 100)]
+
+
+Stage = Callable[[], Any]
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: HandClock) -> AsyncIterator[Store]:
+    store = await Store.open(tmp_path / "rekindle.db", clock)
+    await store.add_account(ACCOUNT, "default")
+    yield store
+    await store.check_invariants()
+    await store.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, store: Store, clock: HandClock) -> Stage:
+    """`async with stage() as scene`: a PENDING VM and its keeper at work."""
+
+    @asynccontextmanager
+    async def made() -> AsyncIterator[Scene]:
+        await built_image(store)
+        vm = await started(store, clock)
+        driver, relay, image = Driver(), FakeRelay(), Image()
+        keeper = Keeper(vm.id, hands(tmp_path / "state", driver, relay, clock), store, image.baked, pauses=QUICK)
+        async with asyncio.TaskGroup() as own:
+            running = own.create_task(keeper.run())
+            yield Scene(keeper, store, vm, (driver, relay, image))
+            running.cancel()
+
+    return made
+
+
+async def test_a_start_leads_to_a_route_that_is_open(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.routed("running")
+
+
+async def test_an_answer_of_the_relay_that_is_lost_does_not_leave_the_route_held(stage: Stage) -> None:
+    async with stage() as scene:
+        scene.relay.deaf_to.add("running")
+        await scene.reaches(Phase.RUNNING)
+        await scene.routed("running")  # nobody pokes: the relay lives on and its event stream too
+
+
+async def test_a_new_relay_gets_the_route_again(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.routed("running")
+        connects = scene.relay.connects
+        scene.relay.forget()
+        scene.keeper.take_up()
+        await scene.routed("running")
+
+        async def connected() -> bool:
+            return bool(scene.relay.connects > connects)
+
+        await until_async(connected, 5, "the channel is opened again")
+
+
+async def test_a_relay_that_forgot_the_vm_fails_no_work(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        scene.relay.forget()
+        await scene.ask(Ask.SUSPEND)
+        slept = await scene.reaches(Phase.SUSPENDED)
+        assert slept.snapshot is not None
+        await scene.routed("suspended")
+        scene.relay.forget()
+        await scene.ask(Ask.RESUME)
+        await scene.reaches(Phase.RUNNING)
+
+
+async def test_a_vm_waits_for_a_relay_that_is_away(stage: Stage) -> None:
+    async with stage() as scene:
+        scene.relay.down = True
+        await asyncio.wait_for(asyncio.shield(scene.keeper._watched.poked_within(0.1)), 1)
+        assert (await scene.row()).phase is Phase.PENDING
+        scene.relay.down = False
+        await scene.reaches(Phase.RUNNING)
+
+
+@pytest.mark.parametrize(
+    "fault", [MachineError("no memory"), OSError(28, "No space left on device"), KeyError("a bug")]
+)
+async def test_a_start_that_fails_in_any_way_ends_the_vm(stage: Stage, fault: Exception) -> None:
+    async with stage() as scene:
+        scene.driver.failing["restore"] = [fault]
+        over = await scene.reaches(Phase.TERMINATED)
+        assert over.state_reason == INTERNAL
+        assert "why it was lost" in await scene.told()
+        assert scene.relay.routes == {}
+
+
+@pytest.mark.parametrize(
+    "fault", [MachineError("no memory"), OSError(28, "No space left on device"), KeyError("a bug")]
+)
+async def test_a_resume_that_fails_in_any_way_leaves_the_vm_asleep(stage: Stage, fault: Exception) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDED)
+        scene.driver.failing["restore"] = [fault]
+        await scene.ask(Ask.RESUME)
+        await scene.reaches(Phase.RESUMING)
+        await scene.reaches(Phase.SUSPENDED)
+        await scene.ask(Ask.RESUME)
+        await scene.reaches(Phase.RUNNING)
+
+
+@pytest.mark.parametrize(
+    "fault", [MachineError("disk full"), OSError(28, "No space left on device"), KeyError("a bug")]
+)
+async def test_a_suspend_that_fails_in_any_way_lets_the_vm_go_on(stage: Stage, fault: Exception) -> None:
+    async with stage() as scene:
+        before = await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["snapshot"] = [fault]
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDING)
+        after = await scene.reaches(Phase.RUNNING)
+        assert after.handle == before.handle
+        await scene.routed("running")
+
+
+async def test_a_work_that_fails_unexpectedly_is_told_once_and_tried_again(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["kill"] = [sqlite3.OperationalError("disk I/O error") for _ in range(3)]
+        await scene.ask(Ask.TERMINATE)
+        await scene.reaches(Phase.TERMINATED)
+        assert scene.driver.running() == []
+        assert (await scene.told()).count("a work failed and is tried again") == 1
+
+
+async def test_an_image_that_cannot_be_read_keeps_no_vm_alive(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        scene.image.broken = True
+        await scene.ask(Ask.TERMINATE)
+        await scene.reaches(Phase.TERMINATED)
+        assert scene.driver.running() == []
+
+
+async def test_a_vmm_that_dies_after_a_sleep_falls_back_to_it(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDED)
+        await scene.ask(Ask.RESUME)
+        await scene.reaches(Phase.RUNNING)
+        await scene.routed("running")
+        scene.driver.alive[scene.driver.running()[0]].set()
+        await scene.reaches(Phase.SUSPENDED)
+        await scene.routed("suspended")
+
+
+async def test_a_life_that_is_over_ends_a_running_vm(stage: Stage, clock: HandClock) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        clock.pass_minutes(28800 // 60)
+        scene.keeper.poke()
+        over = await scene.reaches(Phase.TERMINATED)
+        assert over.state_reason == LIFETIME_OVER
+
+
+async def test_an_idle_vm_goes_to_sleep_and_ends_when_it_slept_too_long(stage: Stage, clock: HandClock) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.routed("running")
+        clock.pass_minutes(2)
+        scene.keeper.poke()
+        await scene.reaches(Phase.SUSPENDED)
+        clock.pass_minutes(11)
+        scene.keeper.poke()
+        await scene.reaches(Phase.TERMINATED)
