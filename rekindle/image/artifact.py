@@ -273,9 +273,10 @@ def _write(
     by_kind = {kind: [e for e in entries if e.kind == kind] for kind in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK)}
     left_bytes = limits.max_bytes
     for entry in by_kind[stat.S_IFDIR]:
-        into.joinpath(*entry.parts).mkdir(parents=True, exist_ok=True)
+        _make_folder(into, entry.parts)
     for entry in by_kind[stat.S_IFREG]:
         _still_wanted(cancelled)
+        _make_folder(into, entry.parts[:-1])
         left_bytes -= _write_file(source, entry, into.joinpath(*entry.parts), left_bytes, cancelled)
     for entry in by_kind[stat.S_IFLNK]:
         _write_link(source, entry, into)
@@ -285,11 +286,19 @@ def _write(
         _set_time(entry, into.joinpath(*entry.parts))
 
 
+def _make_folder(into: Path, parts: tuple[str, ...]) -> None:
+    """With all above it, each 0755: the image's folders do not depend on the service's umask."""
+    for depth in range(1, len(parts) + 1):
+        folder = into.joinpath(*parts[:depth])
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)
+
+
 def _write_file(
     source: zipfile.ZipFile, entry: _Entry, path: Path, left_bytes: int, cancelled: Callable[[], bool]
 ) -> int:
     """Write one file and return its real size, whatever the headers say."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with source.open(entry.info) as packed, path.open("xb") as out:
         while chunk := packed.read(_CHUNK_BYTES):
@@ -308,8 +317,8 @@ def _write_link(source: zipfile.ZipFile, entry: _Entry, into: Path) -> None:
         target = packed.read(_LINK_TARGET_MAX_BYTES + 1)
     if not target or len(target) > _LINK_TARGET_MAX_BYTES or b"\0" in target or target.startswith(b"/"):
         raise _bad(entry.info, "is a link whose target is empty, absolute or too long")
+    _make_folder(into, entry.parts[:-1])
     path = into.joinpath(*entry.parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(os.fsdecode(target))
     _set_time(entry, path)
 

@@ -331,3 +331,17 @@ def test_addresses(uri: str) -> None:
     with pytest.raises(BuildFailed, match="s3://BUCKET/KEY"):
         split_uri(uri)
     assert split_uri("s3://b/a/k?x#y") == ("b", "a/k?x#y")
+
+
+def test_folders_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    archive, out = tmp_path / "a.zip", tmp_path / "out"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("Dockerfile", "FROM rekindle/debian:13\n")
+        made.writestr("deep/below/file", "x")
+        made.writestr("empty/", "")
+    before = os.umask(0o077)
+    try:
+        unpack(archive, out, Limits(max_bytes=1 << 20, max_entries=10))
+    finally:
+        os.umask(before)
+    assert {oct((out / name).stat().st_mode & 0o777) for name in ("deep", "deep/below", "empty")} == {"0o755"}
