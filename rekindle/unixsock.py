@@ -24,12 +24,13 @@ def short(path: Path) -> Iterator[str]:
 
 
 def listen(path: Path, *, backlog: int = 4) -> socket.socket:
-    """A listening stream socket at `path`, replacing what is there; mode as the umask says."""
+    """A listening stream socket at `path`, replacing what is there; only its owner may connect."""
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with short(path) as name:
             sock.bind(name)
+        path.chmod(0o600)
         sock.listen(backlog)
     except OSError:
         sock.close()
