@@ -27,6 +27,7 @@ from rekindle.core.lifecycle import OWES, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.image import toolbox
 from rekindle.node.layout import Layout
+from rekindle.node.rest import rest
 from rekindle.store.db import Store
 
 EVENTS_SHOWN = 50
@@ -180,7 +181,7 @@ async def _settled(request: Request) -> Response:
     """The answer of `_short`, held until the microVM owes no work: RUNNING, SUSPENDED or TERMINATED."""
     desk = _desk(request)
     while (vm := await _find(desk, request)).phase in OWES:
-        await _pause(SETTLED_EVERY_S)
+        await rest(SETTLED_EVERY_S)
     return JSONResponse(_short(desk, vm, None))
 
 
@@ -231,19 +232,11 @@ async def _output(desk: Desk, vm: MicroVM, *, follow: bool) -> AsyncIterator[byt
             yield data
         if not follow or vm.phase is Phase.TERMINATED:
             return
-        await _pause(OUTPUT_EVERY_S)
+        await rest(OUTPUT_EVERY_S)
         now = await desk.store.microvm(vm.id)
         if now is None:
             return
         vm = now
-
-
-async def _pause(seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await asyncio.Event().wait()
-    except TimeoutError:
-        return
 
 
 # -- images ------------------------------------------------------------------------------------------------------------

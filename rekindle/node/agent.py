@@ -47,7 +47,7 @@ class Agent:
         self._kicked = asyncio.Event()
         self._changed = asyncio.Event()
         self._leaving = False
-        self._baked: dict[tuple[str, str], Baked] = {}
+        self._baked: dict[str, Baked] = {}  # by image folder: a name may be used again, a folder never
         self._building: set[tuple[str, str]] = set()
         self._own: asyncio.TaskGroup | None = None
         self._builders = asyncio.Semaphore(at.host.config.build.concurrent)
@@ -224,15 +224,14 @@ class Agent:
 
     async def _baked_of(self, vm: MicroVM) -> Baked:
         """The folder, toolbox and hooks of the VM's image version. Raises NotFound."""
-        key = (vm.image_arn, vm.image_version)
-        if key not in self._baked:
-            version = await self._store.version(*key)
-            if version is None or version.folder is None:
-                raise NotFound(f"Image {vm.image_arn} version {vm.image_version} of {vm.id} is gone")
+        version = await self._store.version(vm.image_arn, vm.image_version)
+        if version is None or version.folder is None:
+            raise NotFound(f"Image {vm.image_arn} version {vm.image_version} of {vm.id} is gone")
+        if version.folder not in self._baked:
             digest = toolbox_of(self._at, version.folder)
             tools = toolbox.by_digest(self._at.host.config.tools_dir, digest)
-            self._baked[key] = Baked(folder=version.folder, tools=tools, hooks=version.hooks)
-        return self._baked[key]
+            self._baked[version.folder] = Baked(folder=version.folder, tools=tools, hooks=version.hooks)
+        return self._baked[version.folder]
 
     # -- sweeping ------------------------------------------------------------------------------------------------------
 

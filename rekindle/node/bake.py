@@ -168,7 +168,7 @@ def _spec(oven: Oven, version: Version, vm_id: str, folder: Path, *, boot: bool)
         memory_mib=version.memory_mib * host.config.memory.peak_factor,
         vcpus=version.vcpus,
         accel=host.accel,
-        uid=host.uid(host.config.machine.uids - 1),
+        uid=host.uid_of_bakes(),
         kernel=kernel,
         disk_bytes=disk_bytes(version.memory_mib),
     )

@@ -28,6 +28,7 @@ from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
 MIB = 1024**2
+INTERNAL = "The build ended by a failure of this machine; its log says which."
 UNTRUSTED = (
     'Builds are switched off: a Dockerfile build shares this host\'s kernel. Set build.trust = "operator" in '
     "rekindle.toml if every Dockerfile given to this service is your own."
@@ -71,7 +72,8 @@ async def make(shop: Workshop, version: Version) -> None:
         await _failed(shop, version, log, err)
     except RekindleError as err:
         LOG.exception("build %s failed", build_id)
-        await _failed(shop, version, log, BuildFailed("INTERNAL_PLATFORM_ERROR", err.message))
+        log(f"{type(err).__name__}: {err.message}")  # this machine's business: paths and programs of the host
+        await _failed(shop, version, log, BuildFailed("INTERNAL_PLATFORM_ERROR", INTERNAL))
     finally:
         log.close()
 

@@ -33,6 +33,11 @@ class Host:
         machine = self.config.machine
         return machine.first_uid + slot % machine.uids if self.as_root else None
 
+    def uid_of_bakes(self) -> int | None:
+        """Above all slots: no microVM ever shares it."""
+        machine = self.config.machine
+        return machine.first_uid + machine.uids if self.as_root else None
+
 
 def disk_bytes(memory_mib: int) -> int:
     """Virtual size of the writable disk (spec §6.2): 8 GB up to 2048 MiB, 16 at 4096, 32 at 8192."""

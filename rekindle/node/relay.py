@@ -5,7 +5,6 @@ One owner of the relay process: `Relay`. It outlives this service; a running one
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from rekindle.core.errors import MachineError, NoCapacity
+from rekindle.driver.process import until_readable
 from rekindle.guest.client import Guest, RelayGone
 from rekindle.node.layout import Layout
 from rekindle.seal import TokenKey
@@ -69,7 +69,7 @@ class Relay:
         pidfd = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-            await _readable(pidfd, within_s=START_S)
+            await until_readable(pidfd, START_S, "end of the relay")
         finally:
             os.close(pidfd)
         if self._child is not None and self._child.pid == pid:
@@ -128,7 +128,7 @@ class Relay:
             self._child = self._spawn(ready_child)
             os.close(ready_child)
             ready_child = -1
-            await _readable(ready, within_s=START_S)
+            await until_readable(ready, START_S, "start of the relay")
             if not os.read(ready, 16):
                 raise MachineError(f"The relay did not start; see {self._layout.relay_log}")
         finally:
@@ -195,17 +195,3 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
         raise MachineError(f"The relay refused {request.method} {request.url.path}: {response.text[:300]}")
     answer: dict[str, Any] = response.json() if response.content else {}
     return answer
-
-
-async def _readable(descriptor: int, *, within_s: float) -> None:
-    """Return when `descriptor` is readable. Raises MachineError after `within_s`."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        async with asyncio.timeout(within_s):
-            await ready.wait()
-    except TimeoutError as err:
-        raise MachineError(f"The relay was not ready within {within_s} s") from err
-    finally:
-        loop.remove_reader(descriptor)
