@@ -23,6 +23,7 @@ from rekindle.api import app as api
 from rekindle.artifacts import app as artifacts
 from rekindle.clock import Clock, wall_ms
 from rekindle.config import Config
+from rekindle.core.account import AccessKey
 from rekindle.core.errors import Invalid, MachineError
 from rekindle.core.managed import Managed
 from rekindle.driver import probe
@@ -147,10 +148,15 @@ async def _first_key(config: Config, store: Store, api_url: str, store_url: str,
     """The first account and key at the first start; `client.env` and the profile at every start: ports may move."""
     if config.account not in await store.accounts():
         await store.add_account(config.account, "default")
+    if not await _keys(config, store):
         key_id, secret = new_access_key()
         await store.add_access_key(key_id, secret, config.account, "default")
-    key = next(key for key in await store.access_keys() if key.account == config.account)
+    key, *_ = await _keys(config, store)
     identity.write_client_files(config, key, api_url, store_url, who.ca_pem)
+
+
+async def _keys(config: Config, store: Store) -> list[AccessKey]:
+    return [key for key in await store.access_keys() if key.account == config.account]
 
 
 @contextmanager
