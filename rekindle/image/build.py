@@ -18,11 +18,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rekindle.core.errors import BuildFailed, Invalid, MachineError
-from rekindle.image import buildah, buildbox, buildenv, buildnet, dockerfile
+from rekindle.core.errors import BuildFailed, Invalid
+from rekindle.image import buildah, buildbox, buildenv, buildnet, dockerfile, shelf
 from rekindle.image.base import BaseImage
 from rekindle.image.buildah import ImageConfig
-from rekindle.image.inside import PATH
+from rekindle.image.inside import PATH, USER_NAMESPACE
 from rekindle.image.toolbox import Toolbox
 from rekindle.process import run
 
@@ -70,8 +70,6 @@ async def build(toolbox: Toolbox, base: BaseImage, request: BuildRequest, log: C
     DISK_STORAGE_FULL. Raises MachineError when this machine cannot build at all. However it ends, also by cancellation,
     no process, mount, namespace or cgroup of it is left, and `root.erofs` exists only after success.
     """
-    if os.geteuid() != 0:
-        raise MachineError("Dockerfile builds need root: they make mounts and a cgroup on this machine")
     request.out.mkdir(parents=True, exist_ok=True)
     root_disk = request.out / "root.erofs"
     root_disk.unlink(missing_ok=True)
@@ -98,7 +96,7 @@ async def remove_storage(storage: Path) -> None:
     async with _alone(storage):
         for name in ("graph", "builds", "tmp"):
             if (storage / name).exists():
-                await asyncio.to_thread(shutil.rmtree, storage / name)
+                await asyncio.to_thread(shelf.remove, storage / name)
 
 
 # --- the work folder --------------------------------------------------------------------------------------------------
@@ -140,25 +138,17 @@ async def _clear(storage: Path) -> None:
     """Processes and cgroups of builds whose service was killed, and their files."""
     builds = storage / "builds"
     for left in sorted(builds.iterdir()) if builds.is_dir() else ():
-        await buildbox.Cgroup(_cgroup_name(left.name)).clear()
+        await buildbox.bounds(_cgroup_name(left.name)).clear()
     await asyncio.to_thread(_remove_leftovers, storage)
 
 
 def _remove_leftovers(storage: Path) -> None:
     """Work folders and temporary files; the caches of `RUN --mount=type=cache` stay."""
     if (storage / "builds").exists():
-        shutil.rmtree(storage / "builds")
+        shelf.remove(storage / "builds")
     for entry in (storage / "tmp").iterdir() if (storage / "tmp").is_dir() else ():
         if not _CACHE.fullmatch(entry.name):
-            remove_path(entry)
-
-
-def remove_path(path: Path) -> None:
-    """Remove a file or a folder with all that is in it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+            shelf.remove(entry)
 
 
 def _cgroup_name(build_id: str) -> str:
@@ -175,7 +165,10 @@ async def _prepare(work: Path, base: BaseImage, request: BuildRequest) -> Mappin
     mounts = await buildenv.write(work / "files", os.environ)
     hosts = buildnet.hosts_file(Path("/etc/hosts").read_text())
     buildah.write_settings(work / "etc", insecure_registries=request.insecure_registries, hosts=hosts)
-    arguments = buildah.build_arguments(mounts, _cgroup_name(request.build_id))
+    if os.geteuid() == 0:
+        arguments = buildah.build_arguments(mounts, _cgroup_name(request.build_id), buildah.WANTED_PROCESSES)
+    else:
+        arguments = buildah.build_arguments(mounts, None, request.pids)
     (work / "args").write_text("".join(f"{argument}\n" for argument in arguments))
     (work / "base").write_text(f"{base.reference}\n{buildah.BASE_STORED_NAME}:{buildah.BASE_TAG}\n")
     (work / "mount-points").write_text("".join(f"{path}\n" for path in (*mounts, *buildenv.MADE_FOLDERS)))
@@ -199,7 +192,7 @@ async def _run(
         async with asyncio.timeout(request.timeout_s) as limit:
             async with buildbox.opened(_box(toolbox, base, request, work), _environment()) as running:
                 code, fits = await _watched(running, on_line, request)
-                out_of_memory = fits and code == _KILLED and running.cgroup.hit_memory_limit()
+                out_of_memory = fits and code == _KILLED and running.bounds.hit_memory_limit()
     except TimeoutError as err:
         if not limit.expired():
             raise
@@ -259,6 +252,7 @@ async def _watched(
     limit_bytes = await _used_bytes(request.storage) + request.storage_mib * _MIB
     async with asyncio.TaskGroup() as group:
         fits = group.create_task(_kept_within(limit_bytes, request.storage, running, ended))
+        group.create_task(running.bounds.keep(ended))
         code = await running.lines(on_line)
         ended.set()
     return code, fits.result()
@@ -269,7 +263,7 @@ async def _kept_within(limit_bytes: int, storage: Path, running: buildbox.Runnin
     while not ended.is_set():
         before_s = time.monotonic()
         if await _used_bytes(storage) > limit_bytes:
-            await running.cgroup.clear()
+            await running.bounds.clear()
             return False
         pause_s = max(_MEASURE_EVERY_S, _MEASURE_SHARE * (time.monotonic() - before_s))
         with contextlib.suppress(TimeoutError):
@@ -281,5 +275,6 @@ async def _kept_within(limit_bytes: int, storage: Path, running: buildbox.Runnin
 async def _used_bytes(folder: Path) -> int:
     """What the folder takes on disk. `du` runs beside us (a storage has very many files) and complains of those that
     vanish under it; its sum stands."""
-    done = await run(["du", "--summarize", "--block-size=1", str(folder)], deadline_s=600)
+    argv = ["du", "--summarize", "--block-size=1", str(folder)]
+    done = await run(argv if os.geteuid() == 0 else ["unshare", *USER_NAMESPACE, *argv], deadline_s=600)
     return int(done.stdout.split()[0])

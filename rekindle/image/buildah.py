@@ -15,7 +15,8 @@ _ERROR = re.compile(r"[Ee]rror: (.*)")
 _EXIT_STATUS = re.compile(r"exit status (\d+)")
 _NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _LINES_KEPT = 12
-_WANTED_FILES, _WANTED_PROCESSES = 1 << 20, 1 << 15
+_WANTED_FILES = 1 << 20
+WANTED_PROCESSES = 1 << 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +52,18 @@ BASE_NAME, BASE_TAG = "rekindle/debian", "13"
 BASE_STORED_NAME = "localhost/rekindle-managed-debian"
 
 
-def build_arguments(mounts: Mapping[str, str], cgroup: str) -> list[str]:
+def build_arguments(mounts: Mapping[str, str], cgroup: str | None, processes: int) -> list[str]:
     """Arguments of `buildah build`; `mounts` maps a target in RUN steps to a file in /rk/work/files.
 
     The network is the box's (buildnet.py), for RUN steps and for buildah alike, so `RUN --network=host` gains nothing.
     """
     arguments = ["--isolation=oci", "--runtime=runc", "--format=docker", "--layers", "--network=host", "--pull=newer"]
     arguments += ["--retry=2", "--retry-delay=1s"]
-    arguments += [
-        f"--cgroup-parent=/{cgroup}/run",
-        "--cap-add=CAP_MKNOD",
-        "--cap-drop=CAP_NET_RAW",
-        "--cap-drop=CAP_NET_ADMIN",
-    ]
+    arguments += ["--cap-add=CAP_MKNOD", "--cap-drop=CAP_NET_RAW", "--cap-drop=CAP_NET_ADMIN"]
+    if cgroup:
+        arguments.append(f"--cgroup-parent=/{cgroup}/run")
     arguments += [f"--ulimit=nofile={_limit(resource.RLIMIT_NOFILE, _WANTED_FILES)}"]
-    arguments += [f"--ulimit=nproc={_limit(resource.RLIMIT_NPROC, _WANTED_PROCESSES)}"]
+    arguments += [f"--ulimit=nproc={_limit(resource.RLIMIT_NPROC, processes)}"]
     arguments += [f"--volume=/rk/work/files/{name}:{target}:ro" for target, name in mounts.items()]
     return [*arguments, "--iidfile=/rk/work/image-id", "--file=/rk/work/Dockerfile", "/rk/context"]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rekindle.core.errors import MachineError
-from rekindle.image import buildnet
+from rekindle.image import buildnet, buildwatch, inside
 
 _SCRIPT = Path(__file__).with_name("builder.sh")
 _START_DEADLINE_S = 30
@@ -41,6 +41,11 @@ class Cgroup:
     def __init__(self, name: str) -> None:
         self.name = name
         self._mounts = dict(_cgroup_mounts(Path("/proc/self/mountinfo").read_text()))
+
+    @property
+    def command(self) -> list[str]:
+        """The start of the build's command line: nothing, it joins the group later."""
+        return []
 
     def make(self, *, memory_mib: int, pids: int) -> None:
         """Make the groups and set their limits. Raises MachineError when this machine does not let us."""
@@ -97,7 +102,7 @@ class Cgroup:
             return
         try:
             if pid in self._pids():  # still ours, so the descriptor is not of somebody who got a used number
-                await _killed(pidfd)
+                await buildwatch.killed(pidfd)
         finally:
             os.close(pidfd)
 
@@ -114,6 +119,9 @@ class Cgroup:
             for folder, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(FileNotFoundError):
                     Path(folder).rmdir()
+
+    async def keep(self, ended: asyncio.Event) -> None:
+        """Nothing to do: the kernel keeps the build within its limits."""
 
     def hit_memory_limit(self) -> bool:
         """Whether the build ran into its memory limit (it may have got by: v1 counts file pages, and newer kernels no
@@ -143,23 +151,28 @@ def _number(path: Path) -> int:
     return int(path.read_text())
 
 
-async def _killed(pidfd: int) -> None:
-    loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    loop.add_reader(pidfd, over.set)
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        await over.wait()
-    finally:
-        loop.remove_reader(pidfd)
+class Bounds(Protocol):
+    """What ends a build's processes and limits them: a cgroup, or a watch where we may make none."""
+
+    @property
+    def command(self) -> list[str]: ...
+    def make(self, *, memory_mib: int, pids: int) -> None: ...
+    def add(self, pid: int) -> None: ...
+    async def clear(self) -> None: ...
+    async def keep(self, ended: asyncio.Event) -> None: ...
+    def hit_memory_limit(self) -> bool: ...
+
+
+def bounds(name: str) -> Bounds:
+    """Root's builds have a cgroup of that name, an ordinary user's are watched."""
+    return Cgroup(name) if os.geteuid() == 0 else buildwatch.Watch()
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """A box at work."""
 
-    cgroup: Cgroup
+    bounds: Bounds
     _process: asyncio.subprocess.Process
 
     async def lines(self, on_line: Callable[[str], None]) -> int:
@@ -186,18 +199,18 @@ def _text(line: bytes) -> str:
 @asynccontextmanager
 async def opened(box: Box, env: Mapping[str, str]) -> AsyncIterator[Running]:
     """Run `builder.sh` in the box with the environment `env`. Raises MachineError when the box cannot be made."""
-    cgroup = Cgroup(box.name)
-    await cgroup.clear()
-    cgroup.make(memory_mib=box.memory_mib, pids=box.pids)
+    limits = bounds(box.name)
+    await limits.clear()
+    limits.make(memory_mib=box.memory_mib, pids=box.pids)
     try:
         async with (
-            _started(box, env, cgroup) as (process, init),
-            buildnet.connected(Path(f"/proc/{init}/ns/net"), box.tree, box.doors) as resolver,
+            _started(box, env, limits) as (process, init),
+            buildnet.connected(init, box.tree, box.doors) as resolver,
         ):
             _tell(process, resolver)
-            yield Running(cgroup, process)
+            yield Running(limits, process)
     finally:
-        await cgroup.clear()
+        await limits.clear()
 
 
 def _tell(process: asyncio.subprocess.Process, resolver: str) -> None:
@@ -208,11 +221,11 @@ def _tell(process: asyncio.subprocess.Process, resolver: str) -> None:
 
 @asynccontextmanager
 async def _started(
-    box: Box, env: Mapping[str, str], cgroup: Cgroup
+    box: Box, env: Mapping[str, str], limits: Bounds
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """The script, its init (as this machine counts pids) in the cgroup. Ends with the block, or with this process."""
+    """The script, its init (as this machine counts pids) within its limits. Ends with the block or this process."""
     process = await asyncio.create_subprocess_exec(
-        *_argv(box),
+        *_argv(box, limits),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -220,17 +233,19 @@ async def _started(
     )
     try:
         init = await _init_pid(process)
-        cgroup.add(init)
+        limits.add(init)
         yield process, init
     finally:
-        await cgroup.clear()  # its init first: unshare, which is not in the group, then ends by itself
+        await limits.clear()  # its init first: unshare, which is not in the group, then ends by itself
         if process.returncode is None and process.stdin is not None:
             process.stdin.close()  # a script that never came into the group reads its end here
         await process.wait()
 
 
-def _argv(box: Box) -> list[str]:
-    enter = ["setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child", "--propagation", "private"]
+def _argv(box: Box, limits: Bounds) -> list[str]:
+    user = () if os.geteuid() == 0 else inside.USER_NAMESPACE
+    enter = ["setpriv", "--pdeathsig", "KILL", *limits.command]
+    enter += ["unshare", *user, "--fork", "--kill-child", "--propagation", "private"]
     enter += ["--mount", "--net", "--ipc", "--uts", "--pid"]
     return [*enter, "sh", str(_SCRIPT), str(box.tree), *(f"{name}={path}" for name, path in box.folders.items())]
 

@@ -23,6 +23,13 @@ cd root
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
 mount --rbind /sys/fs/cgroup sys/fs/cgroup
+# An ordinary user's builds (the id map says so) have no cgroup of their own, and may own others there: hands off.
+read -r _ outside _ </proc/self/uid_map
+if [ "$outside" != 0 ]; then
+  while read -r _ _ _ _ place _; do
+    case $place in "$work"/mnt/root/sys/fs/cgroup*) mount -o remount,bind,ro "$place" ;; esac
+  done </proc/self/mountinfo
+fi
 mount -t tmpfs -o mode=755,nosuid tmpfs dev
 mkdir dev/pts dev/shm dev/mqueue
 for node in null zero full random urandom tty; do
@@ -49,9 +56,9 @@ mkdir ../context-upper ../context-scratch
 cp rk/work/etc/hosts etc/hosts
 rm -f etc/resolv.conf
 echo "nameserver $resolver" >etc/resolv.conf
-rm -rf etc/containers/registries.conf.d
+mount -t tmpfs tmpfs etc/containers/registries.conf.d # in a user namespace, overlays on tmpfs cannot remove folders
 cp rk/work/etc/storage.conf rk/work/etc/registries.conf rk/work/etc/containers.conf etc/containers/
 mkdir -p rk/helpers
 ln -s /usr/bin/false rk/helpers/netavark # looked for at every start, never run
-echo build >/proc/sys/kernel/hostname
+chroot . hostname build
 exec chroot . sh -eu /rk/work/inside.sh

@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
+import json
 import os
 import socket
-import struct
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from rekindle.config import host_port
 from rekindle.core.errors import Invalid, MachineError
 from rekindle.image.inside import program
 
-T = TypeVar("T")
 Door = tuple[str, int]  #: an IPv4 address of this machine and a port
 
 _CANDIDATES = ("10.0.2.0/24", "10.191.87.0/24", "172.27.213.0/24", "192.168.217.0/24")
 _READY_DEADLINE_S = 20
-_CLONE_NEWNET = 0x40000000
+_TUN = "/dev/net/tun"
+_HELPER = Path(__file__).with_name("netns.py")
 _CHUNK_BYTES = 65536
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -122,30 +120,44 @@ def _is_own(address: str, local: Iterable[IPv4Network]) -> bool:
     return parsed.is_loopback or any(parsed in network for network in local)
 
 
+def why_none() -> str:
+    """Why this machine lets us make no network for a build; empty when it does."""
+    try:
+        os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as err:
+        fix = "modprobe tun" if err.errno in (errno.ENOENT, errno.ENODEV) else f"chmod 0666 {_TUN} (Debian's own mode)"
+        return f"A build's network needs {_TUN}: {err.strerror}; as root: {fix}"
+    return ""
+
+
 @asynccontextmanager
-async def connected(netns: Path, tree: Path, open_doors: Iterable[Door]) -> AsyncIterator[str]:
-    """The namespace at `netns` has its way out while the block runs; yields the address of its resolver.
+async def connected(init: int, tree: Path, open_doors: Iterable[Door]) -> AsyncIterator[str]:
+    """The network namespace of the process `init` has its way out while the block runs; yields its resolver's address.
 
     Raises MachineError when it cannot be made. Nothing is left behind: slirp4netns ends with the block, and by itself
     when this process dies.
     """
+    if missing := why_none():
+        raise MachineError(missing)
     fib_trie = Path("/proc/net/fib_trie").read_text()
     network = free_network(routed_networks(fib_trie))
+    wanted = tuple(open_doors)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_slirp(netns, tree, network))
-        _in_namespace(netns, lambda: _claim(local_networks(fib_trie)))
-        for door in open_doors:
-            await stack.enter_async_context(_door(netns, door))
+        await stack.enter_async_context(_slirp(init, tree, network))
+        for listener, door in zip(await _inside(init, local_networks(fib_trie), wanted), wanted, strict=True):
+            await stack.enter_async_context(_door(listener, door))
         yield str(network.network_address + 3)
 
 
 @asynccontextmanager
-async def _slirp(netns: Path, tree: Path, network: IPv4Network) -> AsyncIterator[None]:
+async def _slirp(init: int, tree: Path, network: IPv4Network) -> AsyncIterator[None]:
     ready_read, ready_write = os.pipe()
     exit_read, exit_write = os.pipe()
     argv = [*program(tree, "/usr/bin/slirp4netns"), "--configure", "--mtu=65520", f"--cidr={network}"]
     argv += ["--disable-host-loopback", f"--ready-fd={ready_write}", f"--exit-fd={exit_read}"]
-    argv += ["--netns-type=path", str(netns), "tap0"]
+    if os.geteuid() != 0:
+        argv += [f"--userns-path=/proc/{init}/ns/user"]
+    argv += ["--netns-type=path", f"/proc/{init}/ns/net", "tap0"]
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -194,62 +206,26 @@ async def _until_ready(fd: int, process: asyncio.subprocess.Process) -> None:
 # --- inside the namespace ---------------------------------------------------------------------------------------------
 
 
-def _in_namespace(netns: Path, work: Callable[[], T]) -> T:
-    """Run `work` in the network namespace, in a thread that ends with it. What sockets it opens stay there."""
-    results: list[T] = []
-    errors: list[OSError] = []
-
-    def enter() -> None:
-        try:
-            _enter(netns)
-            results.append(work())
-        except OSError as err:
-            errors.append(err)
-
-    thread = threading.Thread(target=enter, name="build-netns")
-    thread.start()
-    thread.join()
-    if errors:
-        raise MachineError(f"The build's network cannot be set up: {errors[0].strerror}") from errors[0]
-    return results[0]
-
-
-def _enter(netns: Path) -> None:
-    fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-    finally:
-        os.close(fd)
-
-
-def _claim(networks: Iterable[IPv4Network]) -> None:
-    """`ip route replace local NETWORK dev lo table local` for each, over rtnetlink."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
-        for sequence, network in enumerate(networks, 1):
-            netlink.send(_route_message(network, sequence))
-            code = -struct.unpack_from("=i", netlink.recv(4096), 16)[0]
-            if code:
-                raise OSError(code, f"route to {network}: {os.strerror(code)}")
-
-
-def _route_message(network: IPv4Network, sequence: int) -> bytes:
-    new_route, request_ack_replace_create = 24, 0x1 | 0x4 | 0x100 | 0x400
-    table_local, protocol_static, scope_host, type_local = 255, 4, 254, 2
-    loopback_index = 1
-    body = struct.pack(
-        "=BBBBBBBBI", socket.AF_INET, network.prefixlen, 0, 0, table_local, protocol_static, scope_host, type_local, 0
-    )
-    body += struct.pack("=HH", 8, 1) + network.network_address.packed
-    body += struct.pack("=HHI", 8, 4, loopback_index)
-    return struct.pack("=IHHII", 16 + len(body), new_route, request_ack_replace_create, sequence, 0) + body
+async def _inside(init: int, networks: Iterable[IPv4Network], open_doors: Sequence[Door]) -> list[socket.socket]:
+    """In the namespace of `init`: make `networks` local there, and listen where the doors are."""
+    wanted = {"networks": [str(network) for network in networks], "doors": open_doors}
+    user = () if os.geteuid() == 0 else ("--user",)
+    argv = ["nsenter", f"--target={init}", *user, "--net", sys.executable, "-I", str(_HELPER), json.dumps(wanted)]
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            )
+        _, said = await process.communicate()
+        if process.returncode != 0:
+            raise MachineError(f"The build's network cannot be set up: {said.decode(errors='replace').strip()[-500:]}")
+        return [socket.socket(fileno=socket.recv_fds(ours, 1, 1)[1][0]) for _ in open_doors]
 
 
 @asynccontextmanager
-async def _door(netns: Path, door: Door) -> AsyncIterator[None]:
-    """Connections to `door` inside the namespace reach the same address and port of this machine."""
-    listener = _in_namespace(netns, lambda: socket.create_server(door))
+async def _door(listener: socket.socket, door: Door) -> AsyncIterator[None]:
+    """Connections to `door` (at `listener`) inside the namespace reach the same address and port of this machine."""
     open_writers: set[asyncio.StreamWriter] = set()
     handlers: set[asyncio.Task[None]] = set()
 

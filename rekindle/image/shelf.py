@@ -61,7 +61,7 @@ async def making(folder: Path) -> AsyncIterator[Path]:
     try:
         yield scratch
     finally:
-        await asyncio.to_thread(_remove, scratch)
+        await asyncio.to_thread(remove, scratch)
 
 
 async def put(folder: Path, name: str, made: Path, facts: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def take_away(folder: Path, name: str) -> None:
     """Remove a thing: first it stops looking whole. Only under `locked`."""
     (folder / f"{name}.json").unlink()
     _sync(folder)
-    _remove(folder / name)
+    remove(folder / name)
 
 
 def _clear(folder: Path) -> None:
@@ -97,10 +97,10 @@ def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
         ours = NAME.fullmatch(entry.name.removesuffix(".json")) is not None
         if entry.name.startswith(_MAKING) or (ours and entry.name.removesuffix(".json") not in known):
-            _remove(entry)
+            remove(entry)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a file or a tree, also one with files of the sub-uids of an ordinary user (a containers-storage)."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping
@@ -70,3 +71,11 @@ class Room:
         argv = [*program(self.tools.root, "/usr/bin/fsck.erofs"), f"--extract={into}", str(built.root_disk)]
         subprocess.run(argv, check=True, capture_output=True, timeout=120)
         return into
+
+    def owner(self, built: Built, path: str) -> tuple[str, str]:
+        """Uid and gid that the root disk has for a path, whoever unpacks it."""
+        argv = [*program(self.tools.root, "/usr/bin/dump.erofs"), f"--path={path}", str(built.root_disk)]
+        said = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout
+        found = re.search(r"Uid: (\d+) +Gid: (\d+)", said)
+        assert found is not None, said
+        return found[1], found[2]

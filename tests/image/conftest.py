@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rekindle.image import base, toolbox
+from rekindle.image import base, buildnet, toolbox
 from tests import leaks
 from tests.image.building import Room
 
@@ -27,8 +26,8 @@ def base_image(tools_dir: Path, tools: toolbox.Toolbox) -> base.BaseImage:
 @pytest.fixture(scope="session")
 def rooms(tools: toolbox.Toolbox, base_image: base.BaseImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for build storages (shared by the tests of a session: they share the layer cache as well)."""
-    if os.geteuid() != 0:
-        pytest.skip("builds on this machine need root (namespaces with mounts, a cgroup)")
+    if missing := buildnet.why_none():
+        pytest.skip(missing)
     return tmp_path_factory.mktemp("rooms")
 
 
