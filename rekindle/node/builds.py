@@ -19,7 +19,7 @@ from rekindle.core.errors import BuildFailed, RekindleError
 from rekindle.core.image import Version, VersionState
 from rekindle.core.microvm import Event
 from rekindle.driver.base import Snapshot
-from rekindle.image import artifact, build
+from rekindle.image import archive, artifact, build
 from rekindle.image.base import BaseImage
 from rekindle.node import bake
 from rekindle.node.bake import Oven
@@ -114,7 +114,7 @@ async def _build(shop: Workshop, version: Version, work: Path, out: Path, log: B
     if settings.trust != "operator":
         raise BuildFailed("CONTAINER_BUILD_FAILED", UNTRUSTED)
     log(f"Fetching {version.artifact_uri}")
-    limits = artifact.Limits(max_bytes=settings.archive_max_mib * MIB, max_entries=settings.archive_max_entries)
+    limits = archive.Limits(max_bytes=settings.archive_max_mib * MIB, max_entries=settings.archive_max_entries)
     context = await artifact.fetch(await shop.s3_of(version.account), version.artifact_uri, work / "context", limits)
     request = build.BuildRequest(
         build_id=work.name,

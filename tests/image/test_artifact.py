@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekindle.core.errors import BuildFailed
-from rekindle.image.artifact import Limits, fetch, split_uri, unpack
+from rekindle.image.archive import Limits, unpack
+from rekindle.image.artifact import fetch, split_uri
 
 LIMITS = Limits(max_bytes=1 << 20, max_entries=50)
 LINK, FIFO, DEVICE = stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o644, stat.S_IFBLK | 0o644
