@@ -21,7 +21,7 @@ from rekindle.config import Config
 from rekindle.core.errors import RekindleError
 from rekindle.driver import cgroup, jail, pagemap, probe
 from rekindle.driver.base import Accel
-from rekindle.image import base, toolbox
+from rekindle.image import base, buildnet, toolbox
 from rekindle.image.toolbox import Toolbox
 
 GIB = 1024**3
@@ -57,6 +57,7 @@ async def examine(config: Config) -> list[Check]:
         *_programs(),
         _toolbox(tree),
         _base(config),
+        _builds(),
         await _accel(config, tree),
         *await _jail(config, tree),
         *_cgroups(),
@@ -171,6 +172,17 @@ def _base(config: Config) -> Check:
     if found is None:
         return _warn("base image", "not made yet; `rekindle serve` makes it at its start", "rekindle tools update")
     return _ok("base image", f"{found.name} {found.version} ({found.digest})")
+
+
+def _builds() -> Check:
+    """What a Dockerfile build needs beside the toolbox, and which of its limits are weaker for an ordinary user."""
+    if missing := buildnet.why_none():
+        what, _, fix = missing.partition("; as root: ")
+        return _fail("builds", f"{what}: images cannot be built, those that are there run", fix)
+    if os.geteuid() == 0:
+        return _ok("builds", "the kernel bounds their memory and processes")
+    what = "in user namespaces; their memory is watched, not capped by the kernel, and RUN steps make no devices"
+    return _warn("builds", what, "Run Rekindle as root")
 
 
 async def _accel(config: Config, tree: Toolbox | None) -> Check:

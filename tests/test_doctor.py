@@ -10,7 +10,7 @@ import pytest
 from rekindle import doctor
 from rekindle.config import Config, Machine
 from rekindle.doctor import Check, Verdict, examine
-from rekindle.image import toolbox
+from rekindle.image import buildnet, toolbox
 from tests.leaks import settled, snapshot
 
 
@@ -59,6 +59,19 @@ async def test_an_ordinary_user_without_id_ranges_is_told_what_to_install(monkey
     assert check.verdict is Verdict.FAIL
     assert "newuidmap is not installed" in check.detail
     assert "apt install uidmap" in check.fix
+
+
+def test_builds_of_an_ordinary_user_are_watched_and_need_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setattr(buildnet, "TUN", "/dev/null")
+    check = doctor._builds()
+    assert check.verdict is Verdict.WARN
+    assert "watched" in check.detail
+    monkeypatch.setattr(buildnet, "TUN", "/not/there/tun")
+    check = doctor._builds()
+    assert check.verdict is Verdict.FAIL
+    assert "images cannot be built" in check.detail
+    assert check.fix == "modprobe tun"
 
 
 def test_little_disk_is_a_warning_and_none_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ Door = tuple[str, int]  #: an IPv4 address of this machine and a port
 
 _CANDIDATES = ("10.0.2.0/24", "10.191.87.0/24", "172.27.213.0/24", "192.168.217.0/24")
 _READY_DEADLINE_S = 20
-_TUN = "/dev/net/tun"
+TUN = "/dev/net/tun"
 _HELPER = Path(__file__).with_name("netns.py")
 _CHUNK_BYTES = 65536
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -123,10 +123,10 @@ def _is_own(address: str, local: Iterable[IPv4Network]) -> bool:
 def why_none() -> str:
     """Why this machine lets us make no network for a build; empty when it does."""
     try:
-        os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except OSError as err:
-        fix = "modprobe tun" if err.errno in (errno.ENOENT, errno.ENODEV) else f"chmod 0666 {_TUN} (Debian's own mode)"
-        return f"A build's network needs {_TUN}: {err.strerror}; as root: {fix}"
+        fix = "modprobe tun" if err.errno in (errno.ENOENT, errno.ENODEV) else f"chmod 0666 {TUN} (Debian's own mode)"
+        return f"A build's network needs {TUN}: {err.strerror}; as root: {fix}"
     return ""
 
 

@@ -19,7 +19,7 @@ from rekindle.image.build import remove_storage
 from tests.image.building import Room
 from tests.waiting import until
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 FEATURES = """\
 # syntax=docker/dockerfile:1

@@ -22,7 +22,7 @@ from rekindle.image import buildnet
 from tests.image.building import Room
 from tests.waiting import until
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 #: Not addresses of this machine, but names that lead back to it, in slirp or in the kernel.
 DETOURS = ("127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.2.2", "10.0.2.3", "10.0.2.100", "255.255.255.255", "localhost")
