@@ -33,6 +33,7 @@ type Agent struct {
 	trap    *trap.Trap
 	uplink  *uplink
 	inbound *conns.Set
+	own     boot.Listeners // what listens in the guest without an application
 	// frozen is true from a freeze until the next thaw: nothing but that thaw is served
 	frozen atomic.Bool
 
@@ -60,6 +61,9 @@ func New(version string, log Log, out *channel.Port) (*Agent, error) {
 	}
 	go collect(agent.output, reader)
 	if agent.trap, err = trap.Start(agent.uplink, log); err != nil {
+		return nil, err
+	}
+	if agent.own, err = boot.ReadListeners(); err != nil {
 		return nil, err
 	}
 	return agent, nil

@@ -141,12 +141,18 @@ func (a *Agent) status(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, err)
 		return
 	}
+	listeners, err := boot.ReadListeners()
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
 	reply(w, http.StatusOK, struct {
-		Version string      `json:"version"`
-		Booted  bool        `json:"booted"`
-		App     appStatus   `json:"app"`
-		Memory  boot.Memory `json:"memory"`
-	}{a.version, true, a.appStatus(), memory})
+		Version   string      `json:"version"`
+		Booted    bool        `json:"booted"`
+		App       appStatus   `json:"app"`
+		Listening []int       `json:"listening"`
+		Memory    boot.Memory `json:"memory"`
+	}{a.version, true, a.appStatus(), listeners.Ports(a.own), memory})
 }
 
 func (a *Agent) application() *container.Container {
