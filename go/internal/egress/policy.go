@@ -68,7 +68,7 @@ func concat(lists ...[]block) []block {
 // Policy decides. It is immutable and safe for concurrent use.
 type Policy struct {
 	exceptions map[netip.AddrPort]netip.AddrPort // what a guest dials -> what is dialled
-	hosts      map[netip.Addr]bool // the addresses of exceptions
+	hosts      map[netip.Addr]bool               // the addresses of exceptions
 	own        func() ([]net.Addr, error)
 }
 
