@@ -14,6 +14,8 @@ from rekindle.cli import output, session
 from rekindle.cli.session import CallFailed, Session
 from rekindle.core.arn import managed_connector
 
+#: Unlike the API (no policy, no idle suspension), the CLI's machines sleep after a quarter of an hour.
+IDLE_S = 900
 SUSPENDED_S = 28_800  # what AWS allows at most; the maximum duration of the microVM still counts
 EXIT_HTTP_ERROR = 22  # as curl --fail has it
 
@@ -38,8 +40,8 @@ def run(
     image: Annotated[str, typer.Argument(help="Image name or ARN.")],
     version: Annotated[str | None, typer.Option(help="Image version [default: the newest active one].")] = None,
     idle: Annotated[
-        int | None, typer.Option(help="Suspend after so many idle seconds; the next request wakes.")
-    ] = None,
+        int, typer.Option(help="Suspend after so many idle seconds; the next request wakes. 0: never, and no waking.")
+    ] = IDLE_S,
     max_duration: Annotated[int | None, typer.Option(help="Terminate so many seconds after the start.")] = None,
     payload: Annotated[str | None, typer.Option(help="Text for the app's run hook.")] = None,
     no_egress: Annotated[bool, typer.Option("--no-egress", help="Without any way out to the network.")] = False,
@@ -51,7 +53,7 @@ def run(
     request: dict[str, Any] = {"imageIdentifier": image_identifier(here, image)}
     if version is not None:
         request["imageVersion"] = version
-    if idle is not None:
+    if idle:
         policy = {"maxIdleDurationSeconds": idle, "suspendedDurationSeconds": SUSPENDED_S, "autoResumeEnabled": True}
         request["idlePolicy"] = policy
     if max_duration is not None:

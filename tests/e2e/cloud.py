@@ -27,7 +27,6 @@ SETTINGS = """
 listen = "127.0.0.1:0"
 {top}
 [build]
-trust = "operator"
 {build}
 [memory]
 extra_sizes_mib = [128, 256]
@@ -53,7 +52,7 @@ class Cloud:
     def configure(self, **settings: str) -> None:
         """TOML text for the places `top`, `build`, `rest`; used at the next start."""
         self.settings = settings
-        values = {"top": "", "build": "", "rest": ""} | settings
+        values = {"top": "", "build": 'trust = "operator"', "rest": ""} | settings
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         text = SETTINGS.format(first_port=self.first_port, last_port=self.first_port + 499, **values)
         (self.state / "rekindle.toml").write_text(text)

@@ -145,6 +145,20 @@ def test_terminate_leaves_nothing(launch: Callable[..., Vm]) -> None:
         vm.cloud.client().suspend_microvm(microvmIdentifier=vm.id)
 
 
+def test_the_last_words_of_an_app_stay_readable(launch: Callable[..., Vm]) -> None:
+    vm = launch()
+    vm.until("RUNNING")
+    vm.terminate()
+    words = vm.cloud.cli("logs", vm.id).stdout
+    assert "listening on 8080" in words
+    assert "/aws/lambda-microvms/runtime/v1/terminate" in words
+
+
+def test_a_client_token_makes_one_microvm(launch: Callable[..., Vm]) -> None:
+    one, two = (launch(clientToken="the-same-call") for _ in range(2))
+    assert one.id == two.id
+
+
 def test_terminate_of_a_suspended_one(vm_suspended: Vm) -> None:
     vm_suspended.terminate()
     assert not vm_suspended.home.exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.e2e.cloud import HOOKS, Cloud, Vm
+from tests.e2e.cloud import HOOKS, Cloud, Vm, interpreter_files
 
 SHELL_APP = b'FROM rekindle/debian:13\nCMD ["/bin/sh", "-c", "%s"]\n'
 
@@ -59,6 +59,21 @@ def test_an_artifact_that_is_not_there(cloud: Cloud) -> None:
     assert cloud.settled(arn)["stateReason"].startswith("S3_NO_SUCH_BUCKET")
 
 
+def test_builds_are_off_until_the_operator_says_otherwise(cloud: Cloud) -> None:
+    cloud.configure(build='trust = "nobody"')
+    cloud.stop()
+    try:
+        cloud.start()
+        arn = cloud.create_image("untrusted", {"Dockerfile": b"FROM rekindle/debian:13\nRUN true\n"})
+        reason = cloud.settled(arn)["stateReason"]
+    finally:
+        cloud.configure()
+        cloud.stop()
+        cloud.start()
+    assert reason.startswith("CONTAINER_BUILD_FAILED")
+    assert 'build.trust = "operator"' in reason
+
+
 def test_an_unknown_image(cloud: Cloud) -> None:
     arn = "arn:aws:lambda:us-east-1:000000000000:microvm-image:nowhere"
     with pytest.raises(ClientError, match=f"No active version found for MicroVM image {arn}"):
@@ -89,11 +104,39 @@ def test_the_endpoint_refuses_as_the_spec_says(vm_running: Vm, launch: Callable[
         assert answer.headers["x-aws-proxy-error"] == "APP_CONNECT_FAILED"
 
 
-def test_a_failing_run_hook_terminates(cloud: Cloud, launch: Callable[..., Vm]) -> None:
-    vm = launch(runHookPayload="x" * 10)
-    vm.until("RUNNING")
+def test_a_payload_over_the_limit_is_refused(launch: Callable[..., Vm]) -> None:
     with pytest.raises(ClientError, match="runHookPayload"):
-        launch(runHookPayload="x" * 5000)
+        launch(runHookPayload="x" * 4097)
+
+
+ANSWERS_500 = "import sys; sys.modules['__main__'].Session.hook = lambda *_: 500"
+
+
+def test_a_failing_suspend_hook_terminates_as_on_aws(vm_running: Vm) -> None:
+    vm_running.snippet(ANSWERS_500)
+    vm_running.cloud.client().suspend_microvm(microvmIdentifier=vm_running.id)
+    reason = vm_running.until("TERMINATED")["stateReason"]
+    assert reason.startswith("Suspend lifecycle hook returned HTTP status 500.")
+
+
+def test_a_failing_resume_hook_answers_502_and_sleeps_on(vm_running: Vm) -> None:
+    hook = "module = sys.modules['__main__']; old = module.Session.hook; module.Session.hook = "
+    vm_running.snippet(f"import sys; {hook}lambda self, name, body: 500 if name == 'resume' else old(self, name, body)")
+    vm_running.suspend()
+    with vm_running.http() as session:
+        assert session.get("/state").status_code == 502
+    assert vm_running.row()["state"] == "SUSPENDED"
+
+
+def test_a_failing_run_hook_terminates(cloud: Cloud, image: str, launch: Callable[..., Vm]) -> None:
+    files = interpreter_files()
+    failing = files["app.py"].replace(b'if name == "run":', b'if name == "run":\n            return 500\n        if 0:')
+    assert failing != files["app.py"]
+    arn = cloud.create_image("failing-run-hook", files | {"app.py": failing}, hooks=HOOKS)
+    assert cloud.settled(arn)["buildState"] == "SUCCESSFUL"
+    vm = launch(imageIdentifier=arn)
+    assert vm.until("TERMINATED")["stateReason"].startswith("Run lifecycle hook returned HTTP status 500.")
+    cloud.cli("image", "rm", arn)
 
 
 def test_the_api_refuses_a_wrong_secret(cloud: Cloud) -> None:
