@@ -85,6 +85,9 @@ func beforeTheApplication(t *testing.T, m *machine) {
 	if app := status["app"].(map[string]any); status["booted"] != true || app["state"] != "none" || app["exit_code"] != nil {
 		t.Errorf("status %v", status)
 	}
+	if got := status["listening"]; !reflect.DeepEqual(got, []any{}) {
+		t.Errorf("%v listens before the application does", got)
+	}
 	m.call("GET", "/v1/wait", nil, 409)
 	m.call("POST", "/v1/start", "nonsense", 400)
 	for reason, bad := range map[string]map[string]any{
@@ -179,6 +182,9 @@ func hook(name, body string) map[string]any {
 }
 
 func hooks(t *testing.T, m *machine) {
+	if got := m.call("GET", "/v1/status", nil, 200)["listening"]; !reflect.DeepEqual(got, []any{8080.0}) {
+		t.Errorf("%v listens, not the probe's port alone", got)
+	}
 	if got := m.call("POST", "/v1/hook", hook("run", `{"a":1}`), 200); !reflect.DeepEqual(got, map[string]any{"status": 200.0}) {
 		t.Errorf("got %v", got)
 	}
