@@ -18,6 +18,7 @@ from rekindle.clock import Clock
 from rekindle.core.errors import BuildFailed, RekindleError
 from rekindle.core.image import Version, VersionState
 from rekindle.core.microvm import Event
+from rekindle.driver import files
 from rekindle.driver.base import Snapshot
 from rekindle.image import archive, artifact, build
 from rekindle.image.base import BaseImage
@@ -154,6 +155,12 @@ def _fresh(work: Path, making: Path) -> None:
 
 
 def _keep(making: Path, final: Path, built: build.Built) -> None:
-    """Write what the image is beside its snapshot and give the folder its lasting name."""
+    """Write what the image is beside its snapshot and give the folder its lasting name; durable when this returns.
+
+    The snapshot is durable already.
+    """
     (making / "image.json").write_text(json.dumps({"config": asdict(built.config)}, indent=1))
+    for path in (making / "image.json", built.root_disk, making):
+        files.sync(path)
     making.rename(final)
+    files.sync(final.parent)
