@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,29 @@ def load(
     if listen or env.get("REKINDLE_LISTEN"):
         values["listen"] = listen or env["REKINDLE_LISTEN"]
     config: Config = _build(Config, values, "")
+    _check(config)
     return config
+
+
+def _check(config: Config) -> None:
+    """Values of the right type that would leave the service waiting for ever or in the wrong hands."""
+    build, ingress, machine = config.build, config.ingress, config.machine
+    rules = {
+        "account must be 12 digits": re.fullmatch(r"\d{12}", config.account),
+        "region must be lower-case letters, digits and '-'": re.fullmatch(r"[a-z0-9-]{1,32}", config.region),
+        "build.trust must be nobody or operator": build.trust in ("nobody", "operator"),
+        "build.concurrent must be at least 1": build.concurrent >= 1,
+        "memory.peak_factor must be at least 1": config.memory.peak_factor >= 1,
+        "ingress.first_port and ingress.last_port must be ports, the first not above the last": 1
+        <= ingress.first_port
+        <= ingress.last_port
+        <= 65535,
+        "ingress.hold_s must be at least 1": ingress.hold_s >= 1,
+        "machine.first_uid must be above 0 and machine.uids at least 1": machine.first_uid > 0 and machine.uids >= 1,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise Invalid(rule)
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
