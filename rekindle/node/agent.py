@@ -249,9 +249,13 @@ class Agent:
                     await asyncio.to_thread(remove_tree, folder)
 
     async def _end_leftover(self, home: Path) -> None:
-        await leftovers.end(home)
-        await self._at.relay.drop_route(home.name)
-        await asyncio.to_thread(remove_tree, home)
+        """What cannot be removed is told and left for the next start: it must not keep the service from serving."""
+        try:
+            await leftovers.end(home)
+            await self._at.relay.drop_route(home.name)
+            await asyncio.to_thread(remove_tree, home)
+        except Exception:
+            LOG.exception("%s could not be swept", home)
 
     async def _forget_old(self) -> None:
         """TERMINATED rows are answered for `terminated_kept_s`, then they and their last logs go."""

@@ -26,6 +26,9 @@ class Relay(FakeRelay):
     full = False
     asked = 0
 
+    async def ensure(self, config: Mapping[str, object]) -> bool:
+        return True
+
     async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
         self.asked += 1
         if self.full:
@@ -70,6 +73,17 @@ async def test_a_vm_without_a_port_is_refused_and_ends(tmp_path: Path, store: St
     assert row.phase is Phase.TERMINATED
     assert row.state_reason is not None
     assert row.state_reason.startswith("No free endpoint port")
+
+
+async def test_a_leftover_that_cannot_be_ended_keeps_nobody_from_starting(tmp_path: Path, store: Store) -> None:
+    at = hands(tmp_path / "state", Driver(), Relay(), HandClock())
+    broken, plain = at.host.layout.vms / "microvm-broken", at.host.layout.vms / "microvm-plain"
+    for home in (broken, plain):
+        (home / "run").mkdir(parents=True)
+    (broken / "run/vmm").write_text("not a pid")
+    await Agent(at, store, cast(Workshop, None), {}).start()
+    assert broken.exists()
+    assert not plain.exists()
 
 
 async def test_a_repeated_admission_touches_nothing(tmp_path: Path, store: Store) -> None:
