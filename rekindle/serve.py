@@ -82,16 +82,7 @@ async def _serve(config: Config, clock: Clock) -> None:
             Hands(host=host, relay=relay, clock=clock),
             store,
             shop,
-            relay_config(
-                token_key=who.token_key,
-                certificate=who.server_pem,
-                private_key=who.server_key,
-                ingress_host=config.ingress.host,
-                domain=config.ingress.domain,
-                hold_s=config.ingress.hold_s,
-                public_test_addresses=config.egress.public_test_addresses,
-                resolvers=config.egress.resolvers,
-            ),
+            _relay_config(config, who),
         )
         desk = Desk(agent, who.token_key, Managed(managed.name, managed.version, managed.made_at_ms))
         stop = asyncio.Event()
@@ -107,6 +98,19 @@ async def _serve(config: Config, clock: Clock) -> None:
         ]
         await agent.start()
         await _run(agent, listeners, stop)
+
+
+def _relay_config(config: Config, who: identity.Identity) -> dict[str, object]:
+    return relay_config(
+        token_key=who.token_key,
+        certificate=who.server_pem,
+        private_key=who.server_key,
+        ingress_host=config.ingress.host,
+        domain=config.ingress.domain,
+        hold_s=config.ingress.hold_s,
+        public_test_addresses=config.egress.public_test_addresses,
+        resolvers=config.egress.resolvers,
+    )
 
 
 async def _run(agent: Agent, listeners: list[tuple[servers.Server, Any]], stop: asyncio.Event) -> None:

@@ -16,7 +16,7 @@ from rekindle.node.agent import Agent
 from rekindle.node.builds import Workshop
 from rekindle.store.db import Store
 from tests.node.ground import Driver, FakeRelay, hands
-from tests.store.rows import ACCOUNT, HandClock, built_image, started
+from tests.store.rows import HandClock, built_image, started
 from tests.waiting import until_async
 
 
@@ -38,15 +38,6 @@ class Relay(FakeRelay):
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         await asyncio.Event().wait()
         yield {}
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "rekindle.db", HandClock())
-    await store.add_account(ACCOUNT, "default")
-    yield store
-    await store.check_invariants()
-    await store.close()
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from rekindle.core.microvm import MicroVM
 from rekindle.node.keeper import INTERNAL, LIFETIME_OVER, Keeper, Pauses
 from rekindle.store.db import Store
 from tests.node.ground import Driver, FakeRelay, Image, hands
-from tests.store.rows import ACCOUNT, HandClock, built_image, started
+from tests.store.rows import HandClock, built_image, started
 from tests.waiting import until_async
 
 FAULTS = [MachineError("no memory"), OSError(28, "No space left on device"), KeyError("a bug")]
@@ -58,20 +58,6 @@ class Scene:
 
 
 Stage = Callable[[], Any]
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: HandClock) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "rekindle.db", clock)
-    await store.add_account(ACCOUNT, "default")
-    yield store
-    await store.check_invariants()
-    await store.close()
 
 
 @pytest.fixture
