@@ -31,3 +31,8 @@ async def until_async(condition: Callable[[], Awaitable[T]], within_s: float, wh
             raise AssertionError(f"{what}: not within {within_s} s; last: {value!r}")
         await asyncio.sleep(STEP_S)
     return value
+
+
+def a_moment(seconds: float) -> None:
+    """Let time pass: for faults that shall strike at a random moment, and for nothing else."""
+    time.sleep(seconds)
