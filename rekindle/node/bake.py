@@ -20,7 +20,7 @@ from rekindle.clock import Clock
 from rekindle.core.errors import BuildFailed, GuestError, MachineError, RekindleError
 from rekindle.core.image import Hook, Version
 from rekindle.driver.base import Handle, Kernel, MachineSpec, Snapshot
-from rekindle.guest.client import App, Guest, HookCall, HookResult
+from rekindle.guest.client import App, Guest, HookCall, HookResult, RelayGone
 from rekindle.image.build import ImageConfig
 from rekindle.image.toolbox import Toolbox
 from rekindle.node import hooks
@@ -132,9 +132,11 @@ class _Machine:
         return self._oven.relay.guest(vm_id)
 
     async def _clear(self) -> None:
-        """Process and folder go even when there is no relay to be told."""
+        """Process and folder go whatever the relay says; without a relay there is no route either."""
         try:
             await self._oven.relay.drop_route(self._spec.vm_id)
+        except RelayGone as err:
+            LOG.info("%s: %s", self._spec.vm_id, err.message)
         finally:
             if self._handle is not None:
                 await self._oven.host.driver.kill(self._handle)
