@@ -40,6 +40,11 @@ def link_all(top: Path, below: list[Path], into: Path) -> tuple[Layer, ...]:
     return tuple(made)
 
 
+def count(snap: Path) -> int:
+    """How many layers lie in a snapshot's folder."""
+    return sum(1 for _ in snap.glob("disk*.qcow2"))
+
+
 def part(home: Path) -> None:
     """Before a VM runs on after a snapshot: give every snapshot that shares its top layer a copy. Blocking, repeatable.
 

@@ -197,15 +197,14 @@ class Keeper:
             LOG.exception("%s: suspend failed", vm.id)
             await self._awake_again(vm, handle, baked, err)
         else:
-            slept = await self._store.report(vm, done.fact, **done.changes)
+            await self._store.report(vm, done.fact, **done.changes)
             await self._at.relay.put_state(vm.id, "suspended")
-            await self._tidy(slept, baked)
 
-    async def _tidy(self, vm: MicroVM, baked: Baked) -> None:
+    async def _tidy(self, vm: MicroVM) -> None:
         """Nothing depends on it: what cannot be tidied now is tidied after the next sleep."""
         try:
-            await sleep.tidy(self._at.host.layout, self._at.host, vm, baked)
-        except (MachineError, OSError) as err:
+            await sleep.tidy(self._at.host.layout, self._at.host, vm, await self._baked_of(vm))
+        except (RekindleError, OSError) as err:
             LOG.exception("%s: its snapshot could not be tidied", vm.id)
             await self._tell("why its older disk layers stay", _said(err))
 
@@ -269,6 +268,7 @@ class Keeper:
     async def _watch(self, vm: MicroVM) -> None:
         """Wait until something happens to a VM that owes nothing, or one of its deadlines passes, and act on it."""
         if vm.phase is not Phase.RUNNING:
+            await self._asleep(vm)
             ends_at_ms = vm.sleep_ends_at_ms()
             await self._watched.poked_within(self._left_s(vm, ends_at_ms))
             await self._deadlines(vm, ends_at_ms)
@@ -283,6 +283,13 @@ class Keeper:
             await self._maybe_idle(vm)
         else:
             await self._act(vm, news)
+
+    async def _asleep(self, vm: MicroVM) -> None:
+        """Tidy behind the sleeper; a resume does not wait for that, unless its disks are a high pile already."""
+        if sleep.must_tidy(self._at.host.layout, vm):
+            await self._tidy(vm)
+        else:
+            await self._watched.unless_poked(self._tidy(vm))
 
     def _left_s(self, vm: MicroVM, deadline_ms: int | None) -> float:
         """Seconds until `deadline_ms` or the end of the VM's life, whichever is first."""

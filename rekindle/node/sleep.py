@@ -1,7 +1,7 @@
 """Tidying behind a suspended VM: older snapshots go, disk layers are merged.
 
-The VM is SUSPENDED already and who asked for that has gone on; a resume that comes meanwhile waits for it, as the
-layers are being rewritten.
+The VM is SUSPENDED already and who asked for that has gone on. A resume that comes meanwhile cuts the merge off, for it
+can be done again after the next sleep; only a pile of `LAYERS_MAX` is merged whoever waits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,13 @@ from rekindle.core.microvm import MicroVM
 from rekindle.driver import layers
 from rekindle.node.layout import Layout
 from rekindle.node.machine import Baked, Host, spec_of
+
+LAYERS_MAX = 3
+
+
+def must_tidy(layout: Layout, vm: MicroVM) -> bool:
+    """Whether one more sleep would make the disks of a SUSPENDED VM too high a pile."""
+    return vm.snapshot is not None and layers.count(layout.sleep(vm.id, vm.snapshot)) >= LAYERS_MAX
 
 
 async def tidy(layout: Layout, host: Host, vm: MicroVM, baked: Baked) -> None:

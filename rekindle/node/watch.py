@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from rekindle.core.errors import GuestError, MachineError
 from rekindle.driver.base import Exit, Handle
@@ -38,6 +40,15 @@ class Watch:
                 await self._poked.wait()
         except TimeoutError:
             return
+
+    async def unless_poked(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, which raises nothing, or as much of it as a poke allows: it is over when this returns."""
+        async with asyncio.TaskGroup() as own:
+            doing = own.create_task(work)
+            poke = own.create_task(self._poked.wait())
+            await asyncio.wait((doing, poke), return_when=asyncio.FIRST_COMPLETED)
+            for one in (doing, poke):
+                one.cancel()
 
     async def running(self, vm_id: str, handle: Handle, within_s: float) -> News | None:
         """How the app or the process ended; None at a poke or after `within_s`. Nothing is watched afterwards."""

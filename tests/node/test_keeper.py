@@ -14,6 +14,8 @@ import pytest
 from rekindle.core.errors import MachineError
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
+from rekindle.driver import layers
+from rekindle.node import sleep
 from rekindle.node.keeper import INTERNAL, LIFETIME_OVER, Keeper, Pauses
 from rekindle.store.db import Store
 from tests.node.ground import Driver, FakeRelay, Image, hands
@@ -168,6 +170,52 @@ async def test_a_suspend_that_fails_in_any_way_lets_the_vm_go_on(stage: Stage, f
         after = await scene.reaches(Phase.RUNNING)
         assert after.handle == before.handle
         await scene.routed("running")
+
+
+class Tidying:
+    """Stands where `sleep.tidy` does, and takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end, self.cut_off = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def tidy(self, *_: object) -> None:
+        self.begun.set()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.cut_off.set()
+            raise
+
+
+async def test_a_resume_cuts_the_tidying_off(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidying = Tidying()
+    monkeypatch.setattr(sleep, "tidy", tidying.tidy)
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.ask(Ask.SUSPEND)
+        await tidying.begun.wait()
+        await scene.ask(Ask.RESUME)
+        await scene.reaches(Phase.RUNNING)
+        assert tidying.cut_off.is_set()
+
+
+async def test_a_high_pile_of_disk_layers_is_merged_whoever_waits(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tidying = Tidying()
+    monkeypatch.setattr(sleep, "tidy", tidying.tidy)
+    monkeypatch.setattr(layers, "count", lambda _: sleep.LAYERS_MAX)
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.ask(Ask.SUSPEND)
+        await tidying.begun.wait()
+        await scene.ask(Ask.RESUME)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await tidying.cut_off.wait()
+        tidying.may_end.set()
+        await scene.reaches(Phase.RUNNING)
+        assert not tidying.cut_off.is_set()
 
 
 async def test_a_work_that_fails_unexpectedly_is_told_once_and_tried_again(stage: Stage) -> None:
