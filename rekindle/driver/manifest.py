@@ -39,7 +39,8 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A qcow2 layer in the snapshot's folder. It has a size but no sum: hashing gigabytes has no place in a suspend."""
+    """A qcow2 layer in the snapshot's folder. It has a size (the least that it may have, see `check_sizes`) but no sum:
+    hashing gigabytes has no place in a suspend."""
 
     file: str
     bytes: int
@@ -136,17 +137,25 @@ def _close(there: int, ours: int) -> bool:
 
 
 def check_sizes(manifest: Manifest, folder: Path) -> None:
-    """Cheap, for every launch: all files are there and as long as they were. Raises SnapshotMismatch."""
-    sizes = {name: one.size_bytes for name, one in manifest.files.items()} | {
-        one.file: one.bytes for one in manifest.disks
-    }
-    for name, wanted in sizes.items():
-        try:
-            found = (folder / name).lstat().st_size
-        except FileNotFoundError as err:
-            raise SnapshotMismatch(f"{folder / name} is missing") from err
-        if found != wanted:
-            raise SnapshotMismatch(f"{folder / name} has {found} bytes; the snapshot was made with {wanted}")
+    """Cheap, for every launch: all files are there and as long as they were. Raises SnapshotMismatch.
+
+    A disk layer may be longer: a merge that was cut off has written into it, below what still covers that.
+    """
+    for name, one in manifest.files.items():
+        found = _size_of(folder / name)
+        if found != one.size_bytes:
+            raise SnapshotMismatch(f"{folder / name} has {found} bytes; the snapshot was made with {one.size_bytes}")
+    for layer in manifest.disks:
+        found = _size_of(folder / layer.file)
+        if found < layer.bytes:
+            raise SnapshotMismatch(f"{folder / layer.file} has {found} bytes of {layer.bytes}: it was cut short")
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError as err:
+        raise SnapshotMismatch(f"{path} is missing") from err
 
 
 def verify(folder: Path) -> Manifest:

@@ -137,6 +137,25 @@ async def test_a_merge_that_was_interrupted_is_done_again(lab: Lab, launcher: Pa
         assert await guest.ask("verify second") == "right 100"
 
 
+async def test_a_vm_resumes_from_where_a_merge_was_cut_off(lab: Lab, launcher: Path) -> None:
+    """After the commit, before the new manifest: the lower layer has grown and the upper one still covers it."""
+    spec = lab.spec()
+    async with lab.running(spec) as (vm, guest):
+        await guest.ask("write first 100")
+    snap = await lab.suspend(vm, "1")
+    async with lab.running(spec, snap) as (vm, guest):
+        await guest.ask("write second 4000")
+    snap = await lab.suspend(vm, "2")
+    layers.drop_older(spec.home / "snapshots", keep="2")
+    found = manifest.read(snap)
+    upper, lower = found.disks
+    await layers._commit(launcher, spec, snap, upper, lower)
+    assert (snap / lower.file).stat().st_size > lower.bytes
+    async with lab.running(spec, snap) as (vm, guest):
+        assert await guest.ask("verify first") == "right 100"
+        assert await guest.ask("verify second") == "right 4000"
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
