@@ -63,12 +63,13 @@ class Watch:
     async def keep(self, ended: asyncio.Event) -> None:
         """Keep the build within its memory until it has ended."""
         while not ended.is_set():
-            await asyncio.to_thread(self._check)
+            await asyncio.to_thread(self.check)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):
                     await ended.wait()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Kill the biggest process if all of them hold too much at this moment."""
         family = list(_below(self._init))
         if sum(_resident_bytes(task.pid) for task in family) <= self._memory_bytes:
             return  # what is shared counts more than once here, and the exact sum costs more

@@ -86,7 +86,6 @@ RUN cat /etc/pip.conf /run/rk/ca.crt > /seen
 """
 
 
-@pytest.mark.root
 @pytest.mark.slow
 async def test_where_an_image_had_no_such_file_none_is_left(room: Room) -> None:
     root = room.unpacked(await room.build(BARE))
