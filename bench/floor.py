@@ -1,8 +1,9 @@
-"""The floor: a bare QEMU restore of a baked snapshot. No service, no relay, no jail; what nothing of ours can beat.
+"""The floor: a bare QEMU restore of a snapshot. No service, no relay, no jail; what nothing of ours can beat.
 
     python -m bench.floor restore IMAGE_FOLDER [--times N]
 
-`restore` is also a function, for a bench that goes on with the guest's messages on the two ports.
+`Restore` is for a bench that goes on with the guest's messages on the two ports (`bench.speaker`), `save` for one that
+then writes what a suspend writes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import argparse
 import asyncio
 import os
 import re
+import select
 import shutil
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rekindle import config, unixsock
-from rekindle.driver import machine, manifest, qcow2, qmp
+from rekindle.driver import delta, machine, manifest, pagemap, qcow2, qmp
 from rekindle.driver.base import Accel, MachineSpec
 from rekindle.driver.machine import Disks
 from rekindle.driver.probe import tree_program
@@ -36,6 +39,9 @@ class Bare:
 
     home: Path
     link: qmp.Link
+    pid: int
+    ram: Path
+    memory_bytes: int
     restored_s: float  #: from before the spawn until the guest may run
 
 
@@ -49,7 +55,7 @@ def _home() -> Iterator[Path]:
         shutil.rmtree(home)
 
 
-def _line(tree: Path, image: Path, home: Path, found: manifest.Manifest) -> list[str]:
+def _line(tree: Path, image: Path, snap: Path, home: Path, found: manifest.Manifest) -> list[str]:
     """The driver's own command line, with the jail's paths turned into the host's."""
     binding = found.binding
     spec = MachineSpec(
@@ -62,9 +68,10 @@ def _line(tree: Path, image: Path, home: Path, found: manifest.Manifest) -> list
         accel=Accel(binding.accel),
         uid=None,
     )
-    snap = image / "snapshot"
-    disks = Disks(root=image / "root.erofs", base=snap / "disk.raw")
-    binds = machine.restore_binds(disks, home / "disk.qcow2", snap / "ram", snap / "state")
+    base = image / "snapshot"
+    below = [snap / layer.file for layer in reversed(found.disks)]
+    disks = Disks(root=image / "root.erofs", base=base / "disk.raw", layers=below)
+    binds = machine.restore_binds(disks, home / "disk.qcow2", base / "ram", snap / "state")
     line = machine.restore_line(spec, disks)[1:]
     paths = {bind.target: str(bind.source) for bind in binds}
     inside = re.compile("|".join(map(re.escape, paths)))
@@ -74,14 +81,14 @@ def _line(tree: Path, image: Path, home: Path, found: manifest.Manifest) -> list
 
 
 @contextmanager
-def _spawned(line: list[str], home: Path, stack: ExitStack) -> Iterator[None]:
+def _spawned(line: list[str], home: Path, stack: ExitStack) -> Iterator[int]:
     """QEMU with its listening sockets as descriptors 3, 4 and 5."""
     sockets = [stack.enter_context(unixsock.listen(home / "run" / name)) for name in machine.SOCKETS]
     passed = [sock.fileno() for sock in sockets]
     line = [_with_descriptors(word, passed) for word in line]
     vmm = subprocess.Popen(line, pass_fds=passed, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield vmm.pid
     finally:
         vmm.kill()
         vmm.wait(END_S)
@@ -92,38 +99,41 @@ def _with_descriptors(word: str, passed: list[int]) -> str:
     return re.sub(r"(?<=,fd=)\d+", lambda found: str(passed[int(found[0]) - machine.FIRST_FD]), word)
 
 
-@contextmanager
-def _prepared(image: Path) -> Iterator[tuple[Path, manifest.Manifest]]:
-    with _home() as home:
-        found = manifest.read(image / "snapshot")
-        qcow2.create(home / "disk.qcow2", (image / "snapshot/disk.raw").stat().st_size, owner_uid=None)
-        yield home, found
-
-
 class Restore:
-    """`async with Restore(tree, image) as bare`: restored, paused; connect to the ports, then `run`.."""
+    """`async with Restore(tree, image) as bare`: restored, paused; connect to the ports, then `run`.
 
-    def __init__(self, tree: Path, image: Path) -> None:
+    `snap` is the snapshot of a microVM of that image; without it the image's own is restored.
+    """
+
+    def __init__(self, tree: Path, image: Path, snap: Path | None = None) -> None:
         self._tree = tree
         self._image = image
+        self._snap = snap or image / "snapshot"
         self._stack = ExitStack()
 
     async def _paused(self) -> Bare:
         """Restore and leave it paused."""
-        home, found = self._stack.enter_context(_prepared(self._image))
-        line = _line(self._tree, self._image, home, found)
+        home, ram = self._stack.enter_context(_home()), self._image / "snapshot/ram"
         before = time.perf_counter()
-        self._stack.enter_context(_spawned(line, home, self._stack))
+        found = manifest.read(self._snap)
+        memory_bytes = found.binding.memory_mib * machine.MIB
+        qcow2.create(home / "disk.qcow2", (self._image / "snapshot/disk.raw").stat().st_size, owner_uid=None)
+        line = _line(self._tree, self._image, self._snap, home, found)
+        pid = self._stack.enter_context(_spawned(line, home, self._stack))
         link = await qmp.attach(unixsock.connect(home / "run" / machine.SOCKETS[0]))
         self._stack.callback(link.close)
         await link.greet(END_S)
+        if found.kind == manifest.VM:
+            saved = delta.open_delta(self._snap / "delta")
+            delta.load(saved, pid, pagemap.regions_of(pid, ram, memory_bytes))
         await self._load(link)
-        return Bare(home=home, link=link, restored_s=time.perf_counter() - before)
+        restored_s = time.perf_counter() - before
+        return Bare(home=home, link=link, pid=pid, ram=ram, memory_bytes=memory_bytes, restored_s=restored_s)
 
     async def _load(self, link: qmp.Link) -> None:
         with link.listening() as events:
             await link.ask("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
-            await link.ask("migrate-incoming", uri=f"file:{self._image / 'snapshot/state'}")
+            await link.ask("migrate-incoming", uri=f"file:{self._snap / 'state'}")
             while (event := await events.get()) is not None:
                 if event.name == "MIGRATION" and event.data["status"] == "completed":
                     return
@@ -143,6 +153,25 @@ class Restore:
 async def run(bare: Bare) -> None:
     """Let the guest run."""
     await bare.link.ask("cont")
+
+
+async def save(bare: Bare) -> None:
+    """What a suspend cannot do without: stop, device state, the pages that are the machine's own, on the disk for good.
+    Then the process is gone."""
+    await bare.link.ask("stop")
+    state = bare.home / "state"
+    await bare.link.ask("xen-save-devices-state", filename=str(state))
+    regions = pagemap.regions_of(bare.pid, bare.ram, bare.memory_bytes)
+    own = pagemap.reader("auto")(bare.pid, regions)
+    delta.save(bare.home / "delta", bare.pid, regions, own, bare.memory_bytes)
+    with state.open("rb") as written:
+        os.fsync(written.fileno())
+    pidfd = os.pidfd_open(bare.pid)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], END_S)
+    finally:
+        os.close(pidfd)
 
 
 async def _measure(tree: Path, image: Path, times: int) -> list[float]:
