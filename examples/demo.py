@@ -200,9 +200,14 @@ def make_image(client: Client, service: Service) -> str:
     name = "interpreter-" + hashlib.sha256(archive + json.dumps(HOOKS).encode()).hexdigest()[:8]
     arn = f"arn:aws:lambda:{client.microvms.meta.region_name}:000000000000:microvm-image:{name}"
     with contextlib.suppress(client.microvms.exceptions.ResourceNotFoundException):
-        if client.microvms.get_microvm_image(imageIdentifier=arn)["state"] == "CREATED":
+        state = client.microvms.get_microvm_image(imageIdentifier=arn)["state"]
+        if state in ("CREATED", "CREATING"):
             say(f"   {name} is there already")
+            if state == "CREATING":
+                follow(client, service, arn)
             return arn
+        say(f"   {name} is {state} from an earlier try: removed")
+        subprocess.run([REKINDLE, "--state", service.state, "image", "rm", arn], check=True, stdout=subprocess.DEVNULL)
     with contextlib.suppress(client.s3.exceptions.BucketAlreadyOwnedByYou):
         client.s3.create_bucket(Bucket="demo")
     client.s3.put_object(Bucket="demo", Key=f"{name}.zip", Body=archive)
