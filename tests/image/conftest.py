@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def base_image(tools_dir: Path, tools: toolbox.Toolbox) -> base.BaseImage:
 @pytest.fixture(scope="session")
 def rooms(tools: toolbox.Toolbox, base_image: base.BaseImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for build storages (shared by the tests of a session: they share the layer cache as well)."""
-    if missing := buildnet.why_none():
+    if os.geteuid() != 0 and (missing := buildnet.why_none()):
         pytest.skip(missing)
     return tmp_path_factory.mktemp("rooms")
 
