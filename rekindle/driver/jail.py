@@ -241,14 +241,7 @@ def observe(pid: int) -> list[Measure]:
         _equals("no new privileges", seen.status["NoNewPrivs"], "1"),
         _equals("no capabilities", seen.status["CapEff"].lstrip("0"), ""),
         _equals("no capabilities to regain", seen.status["CapBnd"].lstrip("0"), ""),
-        *(
-            Measure(
-                f"own {kind} namespace",
-                kind in seen.namespaces,
-                "" if kind in seen.namespaces else "it is the service's",
-            )
-            for kind in ("mnt", "pid", "net", "ipc", "uts")
-        ),
+        *(_apart(kind, seen.namespaces) for kind in ("mnt", "pid", "net", "ipc", "uts")),
         _equals("no core dumps", seen.limits["Max core file size"], "0"),
         _limited("address space limit", seen.limits["Max address space"]),
         _limited("file size limit", seen.limits["Max file size"]),
