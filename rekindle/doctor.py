@@ -194,10 +194,16 @@ async def _accel(config: Config, tree: Toolbox | None) -> Check:
     if accel is Accel.TCG and demanded == "kvm":
         return _fail("kvm", f"not usable ({why}), but machine.accel demands it", 'Set machine.accel = "auto"')
     if accel is Accel.TCG:
-        return _warn("kvm", f"not usable ({why}): {EMULATION}", "Use a machine, or an outer machine, with working KVM")
+        return _warn("kvm", f"not usable ({why}): {EMULATION}", _kvm_fix())
     if demanded == "tcg":
         return _warn("kvm", f"usable, but machine.accel is tcg: {EMULATION}", 'Set machine.accel = "auto"')
     return _ok("kvm", why)
+
+
+def _kvm_fix() -> str:
+    if Path("/dev/kvm").exists() and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return f"As root: adduser {pwd.getpwuid(os.geteuid()).pw_name} kvm; then log in again"
+    return "Use a machine, or an outer machine, with working KVM"
 
 
 # -- walls -------------------------------------------------------------------------------------------------------------

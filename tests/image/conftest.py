@@ -46,5 +46,7 @@ def _is_of_builds(leak: leaks.Leak, room: Room) -> bool:
     """Services and builds that somebody else starts on the machine meanwhile are not ours."""
     if leak.kind == "cgroup":
         return any(build_id in leak.what for build_id in room.build_ids)
+    if leak.kind == "temp":
+        return not Path(leak.what).name.startswith("rekindle-")  # of services and benches; builds have buildah's names
     others = leak.kind in ("process", "socket", "namespace") and str(room.folder) not in leak.what
     return not others or any(name in leak.what for name in ("buildah", "runc", "slirp4netns", "unshare", "mkfs"))
