@@ -36,6 +36,7 @@ CLONE_S = 30.0
 ASK_AGAIN_S = 0.25
 LISTEN_S = 20.0
 WARM_UP_CALLS = 12
+REHEARSALS = 3  #: a launch of the example is 9 % faster than after none (2 cores, tcg, 25 rounds of each in turn)
 _APP_FAILED = "CONTAINER_BUILD_FAILED"
 
 
@@ -60,6 +61,8 @@ async def bake(oven: Oven, version: Version, config: ImageConfig, folder: Path, 
         log(f"Starting {' '.join(config.argv)}")
         await _start_app(guest, version, config)
         await _until_ready(guest, version, log)
+        for _ in range(REHEARSALS):
+            await machine.rehearse()
         log("Freezing")
         return await machine.freeze(folder / "snapshot")
 
@@ -102,6 +105,19 @@ class _Machine:
 
     async def clone(self, snapshot: Path) -> Guest:
         guest = await self._begin(await self._oven.host.driver.restore(self._spec, snapshot), CLONE_S)
+        await self._thaw(guest, "A clone of the snapshot")
+        return guest
+
+    async def rehearse(self) -> None:
+        """Freeze and thaw the running machine once: what its agent does then for the first time is dear, and what a
+        first time leaves behind is in the snapshot."""
+        vm_id, relay = self._spec.vm_id, self._oven.relay
+        await relay.guest(vm_id).freeze(None, trim=False)
+        await relay.disconnect(vm_id)
+        await relay.connect(vm_id, timeout_s=CLONE_S, ready=True)
+        await self._thaw(relay.guest(vm_id), "The machine")
+
+    async def _thaw(self, guest: Guest, who: str) -> None:
         thawed = await guest.thaw(
             entropy=os.urandom(SEED_BYTES),
             now_ns=self._oven.clock() * 1_000_000,
@@ -111,8 +127,7 @@ class _Machine:
             hook=None,
         )
         if not thawed.seeded:
-            raise BuildFailed("INTERNAL_PLATFORM_ERROR", "A clone of the snapshot did not confirm its reseeding.")
-        return guest
+            raise BuildFailed("INTERNAL_PLATFORM_ERROR", f"{who} did not confirm its reseeding.")
 
     async def freeze(self, into: Path) -> Snapshot:
         """Trim, close the channel, and write the snapshot of this stop."""
