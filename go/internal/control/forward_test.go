@@ -344,6 +344,23 @@ func TestAnAnswerThatIsCutIsCutForTheClient(t *testing.T) {
 	})
 }
 
+func TestAnAnswerThatIsCutBeforeItsBodyIsNone(t *testing.T) {
+	m := startRelay(t).running("vm-1", nil)
+	port := app(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "10")
+		w.Header().Set("X-App", "yes")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	bothProtocols(t, func(t *testing.T, choose func(*http.Protocols, bool)) {
+		response, body := do(t, m.browser(choose), m.request("GET", "/", port, nil))
+		check(t, response, body, http.StatusBadGateway, "", "")
+		if response.Header.Get("X-App") != "" {
+			t.Error("a refusal with the app's headers")
+		}
+	})
+}
+
 func TestAClientThatLeavesIsFeltByTheApp(t *testing.T) {
 	m := startRelay(t).running("vm-1", nil)
 	left := make(chan struct{}, 2)

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"maps"
@@ -178,9 +179,18 @@ func (e *earlyResponses) stop() {
 // smallAnswer is the length up to which an answer's head waits for its body, so that both leave in one packet.
 const smallAnswer = 16 << 10
 
-// reply passes the app's answer to the client as it comes in. An answer that is cut is cut for the client too.
+// reply passes the app's answer to the client as it comes in. An answer that is cut is cut for the client too; one that is cut before
+// its body has begun, while its head still waits, is none.
 func (e *exchange) reply(response *http.Response) {
 	announced := len(response.Trailer)
+	waits := response.ContentLength >= 0 && response.ContentLength <= smallAnswer && announced == 0
+	body := bufio.NewReader(response.Body)
+	if waits {
+		if _, err := body.Peek(1); err != nil && err != io.EOF {
+			notForwarded.write(e.w, e.id)
+			return
+		}
+	}
 	header := e.w.Header()
 	copyResponseHeader(header, response.Header, e.id)
 	if announced > 0 {
@@ -189,10 +199,10 @@ func (e *exchange) reply(response *http.Response) {
 	}
 	e.w.WriteHeader(response.StatusCode)
 	flusher := http.NewResponseController(e.w)
-	if response.ContentLength < 0 || response.ContentLength > smallAnswer || announced > 0 {
+	if !waits {
 		flusher.Flush() // its error comes back with the first write
 	}
-	if err := copyFlushing(e.w, flusher, response.Body); err != nil {
+	if err := copyFlushing(e.w, flusher, body); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	e.writeTrailers(response.Trailer, announced)
