@@ -17,14 +17,13 @@ from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.base import Exit, ExitKind, Handle
 from rekindle.guest.client import AppEnd, HookCall, RelayGone
 from rekindle.node import hooks, perform, sleep
+from rekindle.node.deadlines import Deadlines
 from rekindle.node.machine import Baked, route_of
 from rekindle.node.perform import Done, Hands
 from rekindle.node.watch import News, Watch
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
-LIFETIME_OVER = "MicroVM exceeded maximum lifetime."
-SLEEP_OVER = "MicroVM exceeded maximum suspended duration."
 INTERNAL = "Internal service error."
 SUSPEND_FAILED = "The last suspend failed; the MicroVM goes on."
 RESUME_FAILED = "The last resume failed; the MicroVM is still suspended."
@@ -60,7 +59,7 @@ class Keeper:
         self._baked_of = baked
         self._routed = routed  # the relay has the VM's route, as far as we know
         self._watched = Watch(at)
-        self._active_at_ms = at.clock()  # idle time is not counted from before this service watched
+        self._deadlines = Deadlines(at)
         self._app_ended = False
         self._pauses = pauses
         self._failures = 0  #: in a row
@@ -179,7 +178,7 @@ class Keeper:
             if handle is not None:
                 await self._at.host.driver.kill(handle)  # terminated meanwhile: STOP finds nothing left
             raise
-        self._active_at_ms = self._at.clock()
+        self._deadlines.active()
         await self._at.relay.put_state(vm.id, "running")
 
     async def _suspend(self, vm: MicroVM) -> None:
@@ -222,7 +221,7 @@ class Keeper:
             return
         await self._tell("why the suspend failed", _said(err))
         await self._store.report(vm, Fact.SUSPEND_FAILED, state_reason=SUSPEND_FAILED)
-        self._active_at_ms = self._at.clock()
+        self._deadlines.active()
         await self._at.relay.put_state(vm.id, "running")
 
     async def _stop(self, vm: MicroVM) -> None:
@@ -269,18 +268,16 @@ class Keeper:
         """Wait until something happens to a VM that owes nothing, or one of its deadlines passes, and act on it."""
         if vm.phase is not Phase.RUNNING:
             await self._asleep(vm)
-            ends_at_ms = vm.sleep_ends_at_ms()
-            await self._watched.poked_within(self._left_s(vm, ends_at_ms))
-            await self._deadlines(vm, ends_at_ms)
+            await self._watched.poked_within(self._deadlines.left_s(vm))
+            await self._at_deadline(vm)
             return
         handle = await self._adopted(vm)
         if handle is None:
             await self._fell(vm, "The VMM was gone when the service looked")
             return
-        news = await self._watched.running(vm.id, handle, self._left_s(vm, self._idle_at_ms(vm)))
+        news = await self._watched.running(vm.id, handle, self._deadlines.left_s(vm))
         if news is None:
-            await self._deadlines(vm, None)
-            await self._maybe_idle(vm)
+            await self._at_deadline(vm)
         else:
             await self._act(vm, news)
 
@@ -291,36 +288,10 @@ class Keeper:
         else:
             await self._watched.unless_poked(self._tidy(vm))
 
-    def _left_s(self, vm: MicroVM, deadline_ms: int | None) -> float:
-        """Seconds until `deadline_ms` or the end of the VM's life, whichever is first."""
-        over_ms = vm.expires_at_ms()
-        first_ms = over_ms if deadline_ms is None else min(over_ms, deadline_ms)
-        return max(0.0, (first_ms - self._at.clock()) / 1000)
-
-    async def _deadlines(self, vm: MicroVM, sleep_ends_at_ms: int | None) -> None:
-        """Terminate a VM whose life, or whose sleep, is over."""
-        now_ms = self._at.clock()
-        if now_ms >= vm.expires_at_ms():
-            await self._ask(vm, Ask.TERMINATE, LIFETIME_OVER)
-        elif sleep_ends_at_ms is not None and now_ms >= sleep_ends_at_ms:
-            await self._ask(vm, Ask.TERMINATE, SLEEP_OVER)
-
-    async def _maybe_idle(self, vm: MicroVM) -> None:
-        """The idle time may be over: ask the relay for the last byte it saw."""
-        now_ms = self._at.clock()
-        if vm.idle is None or now_ms < self._active_at_ms + vm.idle.max_idle_s * 1000:
-            return
-        seen = (await self._at.relay.vms()).get(vm.id, {})
-        self._active_at_ms = max(self._active_at_ms, int(seen.get("last_byte_ms", 0)))
-        if now_ms < self._active_at_ms + vm.idle.max_idle_s * 1000:
-            return
-        if vm.idle.suspended_s == 0:
-            await self._ask(vm, Ask.TERMINATE, SLEEP_OVER)
-        else:
-            await self._ask(vm, Ask.SUSPEND, "idle")
-
-    def _idle_at_ms(self, vm: MicroVM) -> int | None:
-        return None if vm.idle is None else self._active_at_ms + vm.idle.max_idle_s * 1000
+    async def _at_deadline(self, vm: MicroVM) -> None:
+        due = await self._deadlines.due(vm)
+        if due is not None:
+            await self._ask(vm, *due)
 
     async def _act(self, vm: MicroVM, news: News) -> None:
         if isinstance(news, AppEnd):
@@ -333,7 +304,7 @@ class Keeper:
         if end.kind is ExitKind.DIED:
             await self._fell(vm, f"The VMM died. {end.detail}".strip())
         else:
-            await self._lost(vm, f"The {end.kind.value}. {end.detail}".strip())
+            await self._lost(vm, f"The {end.kind.value}.", end.detail or None)
 
     async def _ask(self, vm: MicroVM, ask: Ask, why: str) -> None:
         try:

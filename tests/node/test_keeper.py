@@ -16,7 +16,8 @@ from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import layers
 from rekindle.node import sleep
-from rekindle.node.keeper import INTERNAL, LIFETIME_OVER, Keeper, Pauses
+from rekindle.node.deadlines import LIFETIME_OVER
+from rekindle.node.keeper import INTERNAL, Keeper, Pauses
 from rekindle.store.db import Store
 from tests.node.ground import Driver, FakeRelay, Image, hands
 from tests.store.rows import HandClock, built_image, started
