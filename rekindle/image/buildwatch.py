@@ -25,7 +25,7 @@ class Watch:
     """Watches the processes below one init. Its methods are those of `buildbox.Cgroup`."""
 
     def __init__(self) -> None:
-        self._init = 0
+        self._init: _Task | None = None
         self._memory_bytes = 0
         self._processes = 0
         self._killed_one = False
@@ -44,18 +44,16 @@ class Watch:
 
     def add(self, pid: int) -> None:
         """`pid` is the init of the build's pid namespace."""
-        self._init = pid
+        self._init = _Task(pid, _started(pid))
 
     async def clear(self) -> None:
         """End the init, and with it every process of its namespace. Repeatable."""
-        if self._init:
-            pidfd = _pidfd(self._init)
-            if pidfd is not None:
-                try:
-                    await killed(pidfd)
-                finally:
-                    os.close(pidfd)
-        self._init = 0
+        if self._init and (pidfd := _pidfd(self._init)) is not None:
+            try:
+                await killed(pidfd)
+            finally:
+                os.close(pidfd)
+        self._init = None
 
     def hit_memory_limit(self) -> bool:
         return self._killed_one
@@ -70,7 +68,7 @@ class Watch:
 
     def check(self) -> None:
         """Kill the biggest process if all of them hold too much at this moment."""
-        family = list(_below(self._init))
+        family = list(_below(self._init)) if self._init else []
         if sum(_resident_bytes(task.pid) for task in family) <= self._memory_bytes:
             return  # what is shared counts more than once here, and the exact sum costs more
         held = {task: _held_bytes(task.pid) for task in family}
@@ -85,13 +83,13 @@ class _Task:
     started: str  #: with the pid it names one process for ever
 
 
-def _below(init: int) -> Iterator[_Task]:
+def _below(init: _Task) -> Iterator[_Task]:
     """The descendants of a namespace's init: all its other processes, because orphans become its children."""
     children: dict[int, list[_Task]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))):
             children.setdefault(int(fields[1]), []).append(_Task(int(entry.name), fields[19]))
-    waiting = [init]
+    waiting = [init.pid] if _started(init.pid) == init.started else []
     while waiting:
         for task in children.pop(waiting.pop(), ()):
             yield task
@@ -101,6 +99,10 @@ def _below(init: int) -> Iterator[_Task]:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the name; none when it is gone."""
     return _read(pid, "stat").rpartition(")")[2].split()
+
+
+def _started(pid: int) -> str:
+    return "".join(_stat(pid)[19:20])
 
 
 def _read(pid: int, name: str) -> str:
@@ -121,14 +123,12 @@ def _held_bytes(pid: int) -> int:
 
 
 def _kill(task: _Task) -> None:
-    pidfd = _pidfd(task.pid)
-    if pidfd is None:
-        return
-    try:
-        if _stat(task.pid)[19:20] == [task.started]:
+    pidfd = _pidfd(task)
+    if pidfd is not None:
+        try:
             _signal(pidfd)
-    finally:
-        os.close(pidfd)
+        finally:
+            os.close(pidfd)
 
 
 def _own_tasks() -> int:
@@ -144,11 +144,16 @@ def _own_tasks() -> int:
     return count
 
 
-def _pidfd(pid: int) -> int | None:
+def _pidfd(task: _Task) -> int | None:
+    """A descriptor of exactly this process; None when it is gone, also when another one has its number now."""
     try:
-        return os.pidfd_open(pid)
+        pidfd = os.pidfd_open(task.pid)
     except ProcessLookupError:
         return None
+    if _started(task.pid) == task.started:
+        return pidfd
+    os.close(pidfd)
+    return None
 
 
 async def killed(pidfd: int) -> None:
