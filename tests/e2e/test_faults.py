@@ -6,12 +6,17 @@ Every test prints its seed; `FAULT_SEED=<number>` plays that one again.
 from __future__ import annotations
 
 import ast
+import concurrent.futures
 import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +105,12 @@ def strike(cloud: Cloud, rng: random.Random, victims: str, *, within_s: float) -
 
 
 def relay_answers(cloud: Cloud) -> bool:
-    try:
-        return cloud.relay_pid() > 0
-    except httpx.HTTPError:
-        return False
+    with socket.socket(socket.AF_UNIX) as door:
+        try:
+            door.connect(str(cloud.state / "run/relay.sock"))
+        except OSError:
+            return False
+    return True
 
 
 def a_life_with_faults(vm: Vm, rng: random.Random, victims: str) -> None:
@@ -135,6 +142,61 @@ def test_many_kills_at_any_moment_lose_nothing(launch: Callable[..., Vm], rng: r
         vm = launch()
         a_life_with_faults(vm, rng, victims)
         vm.terminate()
+
+
+# -- the user's own doing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("work", ["start", "suspend", "resume"])
+def test_a_terminate_at_any_moment_leaves_nothing(launch: Callable[..., Vm], rng: random.Random, work: str) -> None:
+    """Whatever is under way. (That nothing is left is the leak check's word.)"""
+    for _ in range(3):
+        vm = launch()
+        if work != "start":
+            vm.until("RUNNING")
+            vm.cloud.client().suspend_microvm(microvmIdentifier=vm.id)
+        if work == "resume":
+            settles(vm, "SUSPENDED")
+            vm.cloud.client().resume_microvm(microvmIdentifier=vm.id)
+        moment_s = rng.uniform(0, 1.0 if work != "suspend" else 0.4)
+        print(f"terminate after {moment_s:.3f} s")
+        a_moment(moment_s)
+        vm.terminate()
+        assert not vm.home.exists()
+
+
+def has_resumed(vm: Vm, times: int) -> bool:
+    return [event["what"] for event in story(vm)].count("RESUMING -> RUNNING") >= times
+
+
+def test_requests_meet_sleep_after_sleep_and_none_hangs(launch: Callable[..., Vm], rng: random.Random) -> None:
+    """Clients go on asking while the VM is suspended again and again. A request that was under way may be cut (502)."""
+    vm = launch()
+    vm.until("RUNNING")
+    vm.get()
+    over = threading.Event()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with vm.http() as session:
+            while not over.is_set():
+                statuses.append(session.get("/state").status_code)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        askers = [pool.submit(ask) for _ in range(4)]
+        try:
+            for number in range(1, 5):
+                a_moment(rng.uniform(0.1, 0.6))
+                vm.cloud.client().suspend_microvm(microvmIdentifier=vm.id)
+                until(partial(has_resumed, vm, number), 30, "a request wakes it")
+        finally:
+            over.set()
+        for asker in askers:
+            asker.result(timeout=60)
+    print(Counter(statuses))
+    assert set(statuses) <= {200, 502}
+    assert statuses.count(200) > statuses.count(502)
+    assert vm.get()["hooks"]["resume"] == 4
 
 
 # -- the VMM -----------------------------------------------------------------------------------------------------------
