@@ -142,7 +142,9 @@ def _check(config: Config) -> None:
         <= ingress.last_port
         <= 65535,
         "ingress.hold_s must be at least 1": ingress.hold_s >= 1,
-        "machine.first_uid must be above 0 and machine.uids at least 1": machine.first_uid > 0 and machine.uids >= 1,
+        "machine.first_uid must be above 0": machine.first_uid > 0,
+        "machine.uids must be at least the number of endpoint ports: each VMM has a uid of its own": machine.uids
+        > ingress.last_port - ingress.first_port,
     }
     for rule, kept in rules.items():
         if not kept:

@@ -30,6 +30,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("[memory]\npeak_factor = 0", "memory.peak_factor"),
         ("[machine]\nfirst_uid = 0", "machine.first_uid"),
         ("[machine]\nuids = 0", "machine.uids"),
+        ("[ingress]\nfirst_port = 20000\nlast_port = 30000", "machine.uids"),
         ('account = "1"', "account"),
         ('region = "../x"', "region"),
         ("nonsense = 1", "nonsense"),
