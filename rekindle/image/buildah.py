@@ -53,7 +53,7 @@ BASE_STORED_NAME = "localhost/rekindle-managed-debian"
 
 
 def build_arguments(mounts: Mapping[str, str], cgroup: str | None, processes: int) -> list[str]:
-    """Arguments of `buildah build`; `mounts` maps a target in RUN steps to a file in /rk/work/files.
+    """Arguments of `buildah build`; `mounts` maps a target in RUN steps to a file in /rk/files.
 
     The network is the box's (buildnet.py), for RUN steps and for buildah alike, so `RUN --network=host` gains nothing.
     """
@@ -64,7 +64,7 @@ def build_arguments(mounts: Mapping[str, str], cgroup: str | None, processes: in
         arguments.append(f"--cgroup-parent=/{cgroup}/run")
     arguments += [f"--ulimit=nofile={_limit(resource.RLIMIT_NOFILE, _WANTED_FILES)}"]
     arguments += [f"--ulimit=nproc={_limit(resource.RLIMIT_NPROC, processes)}"]
-    arguments += [f"--volume=/rk/work/files/{name}:{target}:ro" for target, name in mounts.items()]
+    arguments += [f"--volume=/rk/files/{name}:{target}:ro" for target, name in mounts.items()]
     return [*arguments, "--iidfile=/rk/work/image-id", "--file=/rk/work/Dockerfile", "/rk/context"]
 
 

@@ -53,6 +53,7 @@ done
 # buildah opens what `RUN --mount=type=bind` names for writing: let it, but keep the context as it is.
 mkdir ../context-upper ../context-scratch
 (cd .. && mount -t overlay -o lowerdir=root/rk/context,upperdir=context-upper,workdir=context-scratch overlay root/rk/context)
+cp -r rk/work/files rk/files # runc cannot mount them read-only from a disk that is nosuid or nodev for its user
 cp rk/work/etc/hosts etc/hosts
 rm -f etc/resolv.conf
 echo "nameserver $resolver" >etc/resolv.conf
