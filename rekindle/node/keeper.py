@@ -131,12 +131,18 @@ class Keeper:
     # -- works ---------------------------------------------------------------------------------------------------------
 
     async def _perform(self, work: Work, vm: MicroVM) -> None:
-        await {
-            Work.START: self._start,
-            Work.SUSPEND: self._suspend,
-            Work.RESUME: self._resume,
-            Work.STOP: self._stop,
-        }[work](vm)
+        """A start or resume is given up when the VM is terminated meanwhile: it may hang as long as a guest likes."""
+        if work is Work.START:
+            await self._watched.unless(self._terminated, self._start(vm))
+        elif work is Work.RESUME:
+            await self._watched.unless(self._terminated, self._resume(vm))
+        elif work is Work.SUSPEND:
+            await self._suspend(vm)
+        else:
+            await self._stop(vm)
+
+    async def _terminated(self) -> bool:
+        return (await self._row()).phase is Phase.TERMINATING
 
     async def _start(self, vm: MicroVM) -> None:
         try:

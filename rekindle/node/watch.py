@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from rekindle.core.errors import GuestError, MachineError
@@ -41,6 +41,22 @@ class Watch:
         except TimeoutError:
             return
 
+    async def unless(self, over: Callable[[], Awaitable[bool]], work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, but give it up when a poke finds that it is `over`. What it raises is raised."""
+        async with asyncio.TaskGroup() as own:
+            doing = own.create_task(_caught(work))
+            while not doing.done():
+                poke = own.create_task(self._poked.wait())
+                await asyncio.wait((doing, poke), return_when=asyncio.FIRST_COMPLETED)
+                poke.cancel()
+                self._poked.clear()  # the row is read again in any case, now or after the work
+                if not doing.done() and await over():
+                    doing.cancel()
+                    break
+        failure = None if doing.cancelled() else doing.result()
+        if failure is not None:
+            raise failure
+
     async def unless_poked(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, which raises nothing, or as much of it as a poke allows: it is over when this returns."""
         async with asyncio.TaskGroup() as own:
@@ -72,3 +88,12 @@ class Watch:
             except (GuestError, MachineError) as err:
                 LOG.info("%s: its app is not watched: %s", vm_id, err.message)
             await rest(CHANNEL_AGAIN_S)
+
+
+async def _caught(work: Coroutine[Any, Any, None]) -> Exception | None:
+    """What `work` raises as a value: a TaskGroup would wrap it."""
+    try:
+        await work
+    except Exception as err:  # noqa: BLE001 - raised again by who asked for the work
+        return err
+    return None

@@ -31,6 +31,8 @@ class Driver:
         self.alive: dict[int, asyncio.Event] = {}
         self.failing: dict[str, list[Exception]] = {}
         self.calls: list[str] = []
+        self.may_restore = asyncio.Event()
+        self.may_restore.set()
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -42,6 +44,7 @@ class Driver:
 
     async def restore(self, spec: MachineSpec, snap: Path) -> Handle:
         self._called("restore")
+        await self.may_restore.wait()
         pid = len(self.alive) + 1
         self.alive[pid] = asyncio.Event()
         return Handle(vm_id=spec.vm_id, pid=pid, started_ticks=pid, home=spec.home)
@@ -79,8 +82,11 @@ class Driver:
 class Guest:
     def __init__(self) -> None:
         self.app_ended: asyncio.Future[AppEnd] = asyncio.get_running_loop().create_future()
+        self.may_thaw = asyncio.Event()
+        self.may_thaw.set()
 
     async def thaw(self, *, hook: HookCall | None, **_: object) -> Thawed:
+        await self.may_thaw.wait()
         return Thawed(seeded=True, clock_step_ns=0, hook=HookResult(status=200) if hook else None)
 
     async def freeze(self, hook: HookCall | None, *, trim: bool) -> HookResult | None:

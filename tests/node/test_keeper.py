@@ -52,6 +52,12 @@ class Scene:
 
         await until_async(there, 5, f"the route says {state}")
 
+    async def called(self, name: str, *, times: int = 1) -> None:
+        async def there() -> bool:
+            return self.driver.calls.count(name) >= times
+
+        await until_async(there, 5, f"the driver was asked to {name}")
+
     async def ask(self, ask: Ask) -> None:
         await self.store.ask(self.vm_id, ask)
         self.keeper.poke()
@@ -227,6 +233,30 @@ async def test_a_work_that_fails_unexpectedly_is_told_once_and_tried_again(stage
         await scene.reaches(Phase.TERMINATED)
         assert scene.driver.running() == []
         assert (await scene.told()).count("a work failed and is tried again") == 1
+
+
+async def test_a_start_that_hangs_does_not_keep_a_vm_from_ending(stage: Stage) -> None:
+    async with stage() as scene:
+        scene.driver.may_restore.clear()
+        await scene.called("restore")
+        await scene.ask(Ask.TERMINATE)
+        await scene.reaches(Phase.TERMINATED)
+        assert scene.driver.running() == []
+
+
+async def test_a_guest_that_hangs_as_it_wakes_does_not_keep_a_vm_from_ending(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDED)
+        scene.relay.one.may_thaw.clear()
+        await scene.ask(Ask.RESUME)
+        await scene.reaches(Phase.RESUMING)
+        await scene.called("restore", times=2)
+        scene.keeper.poke()  # a poke that is not about this VM changes nothing
+        await scene.ask(Ask.TERMINATE)
+        await scene.reaches(Phase.TERMINATED)
+        assert scene.driver.running() == []
 
 
 async def test_an_image_that_cannot_be_read_keeps_no_vm_alive(stage: Stage) -> None:
