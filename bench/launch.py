@@ -29,8 +29,10 @@ from bench.cold import Image, Oven
 from bench.service import NO_SUSPEND_HOOK, Launched, Service
 from bench.speaker import ROOT, Speaker, compile_go, speaking
 from rekindle import config
+from rekindle.guest.client import HookCall
 from rekindle.image import toolbox
 from rekindle.image.toolbox import Toolbox
+from rekindle.node.perform import SEED_BYTES
 from tests import leaks
 from tests.e2e.cloud import Cloud
 
@@ -120,22 +122,21 @@ async def _thawed(speaker: Speaker, bare: floor.Bare, body: object) -> None:
 
 
 def _thaw(subject: Subject, hook: str, payload: str | None) -> dict[str, Any]:
-    """What rekindle.node.perform sends."""
+    """What rekindle.node.perform has the relay send."""
+    call = HookCall(
+        name=hook,
+        port=subject.hook_port,
+        timeout_s=NO_SUSPEND_HOOK["microvmHooks"][f"{hook}TimeoutInSeconds"],
+        host=f"localhost:{subject.hook_port}",
+        body=payload,
+    )
     return {
-        "entropy": base64.b64encode(os.urandom(64)).decode(),
+        "entropy": base64.b64encode(os.urandom(SEED_BYTES)).decode(),
         "now_ns": time.time_ns(),
         "hostname": "microvm-floor",
         "machine_id": uuid.uuid4().hex,
         "first": hook == "run",
-        "hook": {
-            "name": hook,
-            "port": subject.hook_port,
-            "timeout_ms": 1000 * NO_SUSPEND_HOOK["microvmHooks"][f"{hook}TimeoutInSeconds"],
-            "body": payload,
-            "host": f"localhost:{subject.hook_port}",
-            "user_agent": None,
-            "request_id": None,
-        },
+        "hook": call.to_wire(),
     }
 
 
