@@ -98,7 +98,7 @@ async def a_restored_vm_has_memory_disk_and_random_state(lab: Lab) -> None:
             assert await guest.ask("marker") == MARKER
             assert await guest.ask("check baked") == "right 4"
             assert await guest.ask("verify baked") == "right 200"
-    assert len(set(answers)) < len(answers), "the random state is in a snapshot: only the agent's reseeding parts clones"
+    assert len(set(answers)) < len(answers), "the random state is part of a snapshot: only the agent reseeds"
 
 
 async def clones_are_independent(lab: Lab) -> None:
