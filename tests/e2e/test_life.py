@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cloud import Cloud, Vm
+from tests.e2e.cloud import Cloud, Vm, interpreter_files
 from tests.procfs import PROC
 from tests.waiting import until
 
@@ -197,3 +197,19 @@ def test_an_idle_vm_goes_to_sleep_and_a_busy_one_does_not(launch: Callable[..., 
 
     until(asleep, 90, "the idle one sleeps")
     assert busy.row()["state"] == "RUNNING"
+
+
+def test_an_image_without_hooks_and_its_name_used_again(cloud: Cloud, launch: Callable[..., Vm]) -> None:
+    """Without /ready the snapshot is taken once the app listens. A name that is free again means the new image."""
+    files = interpreter_files()
+    seen = []
+    for release in ("first", "second"):
+        marked = files["Dockerfile"] + f"ENV RELEASE={release}\n".encode()
+        arn = cloud.create_image("renewed", files | {"Dockerfile": marked})
+        build = cloud.settled(arn)
+        assert build["buildState"] == "SUCCESSFUL", build["stateReason"]
+        vm = launch(imageIdentifier=arn)
+        seen.append(vm.snippet("import os; os.environ['RELEASE']"))
+        vm.terminate()
+        cloud.cli("image", "rm", arn)
+    assert seen == ["'first'", "'second'"]
