@@ -18,10 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
+from rekindle import threads
 from rekindle.core.errors import MachineError
 from rekindle.driver import cgroup, process
 from rekindle.driver.process import Identity
 
+GIVE_UP_S = 5.0
 START_S = 20.0
 OUTPUT_MAX_BYTES = 2000
 DEVICES = ("/dev/null", "/dev/urandom")
@@ -85,7 +87,7 @@ async def launch(launcher: Path, program: Program) -> Identity:
             await _read_all(report, text)
             errors = await _collect(starter)
         except BaseException:
-            _give_up(starter, text)
+            await threads.finish(_give_up, starter, report, text)
             raise
         return _started(text, errors)
     finally:
@@ -169,16 +171,24 @@ async def _read_all(descriptor: int, text: bytearray) -> None:
         text += chunk
 
 
-def _give_up(starter: subprocess.Popen[bytes], text: bytearray) -> None:
-    """Nobody waits for it any more: end the first stage and, if it had come so far, the program."""
-    starter.kill()
-    starter.wait()
+def _give_up(starter: subprocess.Popen[bytes], report: int, text: bytearray) -> None:
+    """Nobody waits for it any more: end what was started and reap it. Blocking.
+
+    The first stage is not killed but waited for, some milliseconds: only it can name the second, which is our child.
+    """
+    try:
+        starter.wait(GIVE_UP_S)
+    except subprocess.TimeoutExpired:
+        starter.kill()
+        starter.wait()
     cast(IO[bytes], starter.stderr).close()
-    for line in _lines(text):
-        if "pid" in line:
-            with suppress(ProcessLookupError):
-                os.kill(line["pid"], signal.SIGKILL)  # our child, not reaped yet: the pid is nobody else's
-            _reap(line["pid"])
+    with suppress(BlockingIOError):
+        while chunk := os.read(report, 4096):
+            text += chunk
+    for pid in {line["pid"] for line in _lines(text) if "pid" in line}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # our child, not reaped yet: the pid is nobody else's
+        _reap(pid)
 
 
 async def _collect(starter: subprocess.Popen[bytes]) -> str:

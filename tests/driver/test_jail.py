@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rekindle.driver import cgroup, jail, process
 from rekindle.driver.jail import Bind, Program, Walls
 from rekindle.driver.process import Identity
 from rekindle.image.toolbox import Toolbox
+from tests import procfs
 
 MIB = 1024**2
 MODES = [
@@ -182,3 +185,24 @@ async def test_a_memory_limit_ends_only_that_program(launcher: Path, toolbox: To
     finally:
         cgroup.remove(group.folders)
     assert not cgroup.find(f"test-memory-{os.getpid()}")
+
+
+@pytest.mark.parametrize("uid", MODES)
+async def test_a_launch_given_up_at_any_moment_leaves_no_child(
+    launcher: Path, toolbox: Toolbox, uid: int | None
+) -> None:
+    """Not even a dead one: the second stage is our child from before its pid is known."""
+    before = _children()
+    for after_ms in range(0, 30, 2):
+        with suppress(TimeoutError):  # or it was faster: then it runs, and ends below
+            async with asyncio.timeout(after_ms / 1000):
+                await jail.launch(launcher, _program(toolbox, uid, "/usr/bin/sleep", "60"))
+        for pid, ticks in _children("sleep"):
+            await process.kill(Identity(pid, ticks), within_s=20)
+    assert _children() == before
+
+
+def _children(name: str = "") -> set[tuple[int, int]]:
+    """Our children, dead ones too, whose name has `name` in it."""
+    ours = [one for one in procfs.processes() if one.parent == os.getpid() and name in one.name]
+    return {(one.pid, one.started_ticks) for one in ours}
