@@ -48,6 +48,7 @@ class Cloud:
     first_port: int = 21000
     settings: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    clients: list[Any] = field(default_factory=list)
 
     def configure(self, **settings: str) -> None:
         """TOML text for the places `top`, `build`, `rest`; used at the next start."""
@@ -129,7 +130,7 @@ class Cloud:
     def client(self, service: str = "lambda-microvms", **keys: str) -> Any:
         env = self.env()
         name = {"lambda-microvms": "LAMBDA_MICROVMS", "s3": "S3", "lambda-core": "LAMBDA_CORE"}[service]
-        return boto3.client(
+        client = boto3.client(
             service,
             endpoint_url=env[f"AWS_ENDPOINT_URL_{name}"],
             region_name=env["AWS_REGION"],
@@ -137,6 +138,13 @@ class Cloud:
             aws_secret_access_key=keys.get("secret", env["AWS_SECRET_ACCESS_KEY"]),
             config=BotoConfig(proxies={}, retries={"total_max_attempts": 1}, read_timeout=60),
         )
+        self.clients.append(client)
+        return client
+
+    def close_clients(self) -> None:
+        """Connections that boto3 keeps open are no leak of the service."""
+        while self.clients:
+            self.clients.pop().close()
 
     def relay_pid(self) -> int:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/relay.sock"))) as relay:

@@ -67,10 +67,12 @@ def leak_check(cloud: Cloud, request: pytest.FixtureRequest) -> Iterator[None]:
     if cloud.process is None:
         cloud.start()
     allowed = [*leaks.ALLOWED, "serve.log"]
+    cloud.close_clients()
     before = leaks.snapshot(cloud.state, allowed=allowed)
     yield
     if cloud.process is None:
         cloud.start()
+    cloud.close_clients()
     last: list[leaks.Leak] = []
 
     def clean() -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import procfs
 from tests.e2e.cloud import Cloud, Vm, interpreter_files
 from tests.procfs import PROC
 from tests.waiting import until
@@ -213,3 +214,19 @@ def test_an_image_without_hooks_and_its_name_used_again(cloud: Cloud, launch: Ca
         vm.terminate()
         cloud.cli("image", "rm", arn)
     assert seen == ["'first'", "'second'"]
+
+
+def test_lives_come_and_go_and_no_descriptor_stays(launch: Callable[..., Vm], cloud: Cloud) -> None:
+    def live() -> tuple[int, int]:
+        vm = launch()
+        vm.get()
+        vm.suspend()
+        vm.get()
+        vm.terminate()
+        assert cloud.process is not None
+        return len(procfs.descriptors(cloud.process.pid)), len(procfs.descriptors(cloud.relay_pid()))
+
+    cloud.close_clients()
+    counts = [live() for _ in range(8)]
+    warm, last = counts[1], counts[-1]
+    assert all(now - then <= 3 for then, now in zip(warm, last, strict=True)), counts
