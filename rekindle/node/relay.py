@@ -35,7 +35,7 @@ class Relay:
         self._folder = os.open(layout.run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         transport = httpx.AsyncHTTPTransport(
             uds=f"/proc/self/fd/{self._folder}/{layout.relay_socket.name}",
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
         )
         self._http = httpx.AsyncClient(transport=transport, base_url="http://relay", timeout=CONTROL_S)
         self._child: subprocess.Popen[bytes] | None = None
