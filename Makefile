@@ -1,5 +1,5 @@
 # The two commands of the README: `make demo` and `make test`. Both call `install`, which reuses what is there.
-.PHONY: install demo test test-all test-go lint go docs clean
+.PHONY: install demo test test-all test-go lint go docs
 PY := .venv/bin/python
 
 install:
