@@ -251,7 +251,8 @@ def flipped(file: Path, at: int) -> Iterator[None]:
 @contextlib.contextmanager
 def cut(file: Path) -> Iterator[None]:
     """The last page is missing for the block's time."""
-    size = file.stat().st_size
+    size, mode = file.stat().st_size, file.stat().st_mode
+    file.chmod(0o600)  # an ordinary user may not write what is read-only
     with file.open("r+b", buffering=0) as opened:
         page = os.pread(opened.fileno(), 4096, size - 4096)
         os.ftruncate(opened.fileno(), size - 4096)
@@ -259,6 +260,7 @@ def cut(file: Path) -> Iterator[None]:
             yield
         finally:
             os.pwrite(opened.fileno(), page, size - 4096)
+            file.chmod(mode)
 
 
 def story(vm: Vm) -> list[dict[str, Any]]:
