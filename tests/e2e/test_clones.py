@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.cloud import Cloud, Vm
 
 CLONES = 20
+BATCH = 4
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +35,17 @@ def first_bytes(launch: Callable[..., Vm], count: int) -> list[str]:
     def look(_: int) -> str:
         return str(launch().get()["random"])
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    with concurrent.futures.ThreadPoolExecutor(BATCH // 2) as pool:
         return list(pool.map(look, range(count)))
 
 
 def test_without_the_reseed_clones_give_equal_random_bytes(unseeded: None, launch: Callable[..., Vm]) -> None:
     """So the difference that clones show otherwise is the reseed's work, and nothing else's.
 
-    Now and then a clone is one question further (a thread of its own asked first), hence not all of them.
+    Not all need be equal: a clone may be one question further (a thread of its own asked first), and on a busy machine
+    the kernel has mixed in the time of an interrupt. But 16 equal bytes twice are no accident.
     """
-    (_, equal), *_ = Counter(first_bytes(launch, CLONES)).most_common(1)
-    assert equal >= CLONES * 3 // 4
+    seen: Counter[str] = Counter()
+    while seen.total() < CLONES and (not seen or max(seen.values()) < BATCH):
+        seen.update(first_bytes(launch, BATCH))
+    assert max(seen.values()) >= 2, seen
