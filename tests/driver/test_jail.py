@@ -98,6 +98,7 @@ async def test_a_link_is_never_followed(launcher: Path, toolbox: Toolbox, tmp_pa
 async def test_what_cannot_be_built_is_an_error_and_leaves_nothing(
     launcher: Path, toolbox: Toolbox, tmp_path: Path
 ) -> None:
+    before = _children()
     covering = Bind(Path("/etc/passwd"), "/usr/bin/true")
     for program, reason in (
         (_program(toolbox, None, "/usr/bin/no-such-program"), "no-such-program"),
@@ -112,8 +113,7 @@ async def test_what_cannot_be_built_is_an_error_and_leaves_nothing(
     ):
         with pytest.raises(MachineError, match=reason):
             await jail.launch(launcher, program)
-    children = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
-    assert "".join(children) == ""
+    assert _children() == before
 
 
 async def test_a_launcher_that_is_not_there_is_named(toolbox: Toolbox, tmp_path: Path) -> None:
