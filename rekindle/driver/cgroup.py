@@ -62,15 +62,28 @@ def remove(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def remove_parents() -> None:
+    """Remove the folders of our groups where no group of any service is left; they are made again when needed."""
+    for hierarchy in _mounted():
+        with suppress(OSError):  # not there, not empty, or not ours
+            (hierarchy.mount / PARENT).rmdir()
+
+
 def find(name: str) -> tuple[Path, ...]:
     """The folders of group `name` that exist (left by an earlier service)."""
     return tuple(one.mount / PARENT / name for one in _mounted() if (one.mount / PARENT / name).is_dir())
 
 
 def _folder(hierarchy: _Hierarchy, controller: str, name: str) -> Path:
-    parent = hierarchy.mount / PARENT
     if hierarchy.version == 2:
         _delegate(hierarchy.mount, controller)
+    with suppress(FileNotFoundError):  # another service, the last on this machine, removes the parent at this moment
+        return _below_parent(hierarchy, controller, name)
+    return _below_parent(hierarchy, controller, name)
+
+
+def _below_parent(hierarchy: _Hierarchy, controller: str, name: str) -> Path:
+    parent = hierarchy.mount / PARENT
     parent.mkdir(exist_ok=True)
     if hierarchy.version == 2:
         _delegate(parent, controller)

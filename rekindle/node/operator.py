@@ -12,6 +12,7 @@ from rekindle import __version__
 from rekindle.core.errors import GuestError, NotFound, Refused, RekindleError
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
+from rekindle.driver import cgroup
 from rekindle.node.agent import NODE, Agent
 from rekindle.node.machine import Host
 from rekindle.node.relay import Relay
@@ -95,6 +96,7 @@ class Operating:
                 await self._agent.empty()
         except TimeoutError as err:
             raise GuestError(f"Not all microVMs ended within {DOWN_S:.0f} s; look at `rekindle ps`") from err
+        cgroup.remove_parents()
         self._agent.leave_relay()
         await self._relay.stop()
         self._stop()
