@@ -148,11 +148,7 @@ def suspend(
     microvms: Annotated[list[str], typer.Argument(metavar="MICROVM...", help="Microvm ids.")],
 ) -> None:
     """Freeze microVMs to disk. Returns when no process of them is left."""
-    here = session.of(context)
-    for vm_id in (machine_id(here, name) for name in microvms):
-        with here.aws() as aws:
-            aws.suspend_microvm(microvmIdentifier=vm_id)
-        output.line(f"{vm_id} {_settled(here, vm_id, 'SUSPENDED')}")
+    _each(context, microvms, "suspend_microvm", "SUSPENDED")
 
 
 def resume(
@@ -160,11 +156,7 @@ def resume(
     microvms: Annotated[list[str], typer.Argument(metavar="MICROVM...", help="Microvm ids.")],
 ) -> None:
     """Thaw suspended microVMs."""
-    here = session.of(context)
-    for vm_id in (machine_id(here, name) for name in microvms):
-        with here.aws() as aws:
-            aws.resume_microvm(microvmIdentifier=vm_id)
-        output.line(f"{vm_id} {_settled(here, vm_id, 'RUNNING')}")
+    _each(context, microvms, "resume_microvm", "RUNNING")
 
 
 def rm(
@@ -172,11 +164,16 @@ def rm(
     microvms: Annotated[list[str], typer.Argument(metavar="MICROVM...", help="Microvm ids.")],
 ) -> None:
     """Terminate microVMs. Returns when nothing of them is left."""
+    _each(context, microvms, "terminate_microvm", "TERMINATED")
+
+
+def _each(context: typer.Context, microvms: list[str], operation: str, wanted: str) -> None:
+    """Ask it of one microVM after the other, and wait for each."""
     here = session.of(context)
     for vm_id in (machine_id(here, name) for name in microvms):
         with here.aws() as aws:
-            aws.terminate_microvm(microvmIdentifier=vm_id)
-        output.line(f"{vm_id} {_settled(here, vm_id, 'TERMINATED')}")
+            getattr(aws, operation)(microvmIdentifier=vm_id)
+        output.line(f"{vm_id} {_settled(here, vm_id, wanted)}")
 
 
 def _settled(here: Session, vm_id: str, wanted: str) -> str:

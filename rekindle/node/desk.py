@@ -8,6 +8,7 @@ from rekindle.core.managed import Managed
 from rekindle.core.microvm import MicroVM
 from rekindle.core.token import Claims
 from rekindle.node.agent import Agent
+from rekindle.node.machine import endpoint_of
 from rekindle.seal import TokenKey, seal
 
 
@@ -24,8 +25,7 @@ class Desk:
         self._agent.kick()
 
     def endpoint(self, vm: MicroVM) -> str:
-        """A bare authority, as on AWS; port mode (`localhost:<port>`)."""
-        return f"localhost:{vm.endpoint_port}"
+        return endpoint_of(vm)
 
     def mint(self, vm: MicroVM, ports: Sequence[tuple[int, int]], expires_at_s: int) -> str:
         """A sealed endpoint token for this life of the VM."""

@@ -79,6 +79,11 @@ def egress_of(vm: MicroVM) -> str:
     return "none" if managed_connector(vm.region, "NO_EGRESS") in vm.egress else "internet"
 
 
+def endpoint_of(vm: MicroVM) -> str:
+    """A bare authority, as on AWS; port mode (`localhost:<port>`)."""
+    return f"localhost:{vm.endpoint_port}"
+
+
 def hostname_of(vm: MicroVM) -> str:
     """`microvm-` and the first eight digits: unique enough to read, short enough for a prompt."""
     return vm.id[:16]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 
-from rekindle import __version__
+from rekindle import __version__, threads
 from rekindle.core.errors import GuestError, NotFound, Refused, RekindleError
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import cgroup
 from rekindle.node.agent import NODE, Agent
-from rekindle.node.machine import Host
+from rekindle.node.machine import Host, endpoint_of
+from rekindle.node.perform import remove_tree
 from rekindle.node.relay import Relay
 from rekindle.store.db import Store
 
@@ -53,7 +53,7 @@ class Operating:
         }
 
     def endpoint(self, vm: MicroVM) -> str:
-        return f"localhost:{vm.endpoint_port}"
+        return endpoint_of(vm)
 
     async def relay_counters(self) -> Mapping[str, Mapping[str, object]]:
         return await self._relay.vms()
@@ -80,7 +80,7 @@ class Operating:
         await self._store.delete_image(arn)
         for folder in (version.folder for version in versions):
             if folder is not None:
-                await asyncio.to_thread(shutil.rmtree, self._host.layout.image(folder))
+                await threads.finish(remove_tree, self._host.layout.image(folder))
 
     async def down(self) -> int:
         """Raises GuestError when a microVM did not end in time; then nothing was stopped."""
