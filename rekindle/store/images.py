@@ -12,6 +12,7 @@ from rekindle.core.image import Build, Hook, Hooks, Image, ImageState, Version, 
 from rekindle.core.microvm import Event
 from rekindle.store import events, tokens
 from rekindle.store.database import Database, Row, columns
+from rekindle.store.tokens import Asked
 
 _CREATE = "CreateMicrovmImage"
 
@@ -28,16 +29,16 @@ class Images:
         Raises Invalid when the name is taken in this account and region, Refused when the client token was used with
         other parameters.
         """
-        where = (_CREATE, image.account, image.region, client_token, token_digest)
+        asked = Asked(_CREATE, image.account, image.region, client_token, token_digest)
         with self._db.transaction():
-            arn = tokens.earlier(self._db, *where)
+            arn = tokens.earlier(self._db, asked, self._clock())
             if arn is not None:
                 return self._first(arn)
             if not self._db.run("add_image", **_image_row(image)):
                 raise Invalid(f"A MicroVM image with the name '{image.name}' already exists in this account")
             self._db.run("add_version", **_version_row(version))
             self._db.run("add_build", **_build_row(build))
-            tokens.remember(self._db, *where, image.arn)
+            tokens.remember(self._db, asked, image.arn, self._clock())
             self._tell_version(version, "client asked")
         return image, version
 

@@ -15,6 +15,7 @@ from rekindle.core.lifecycle import OWES, Ask, Fact, Phase, advance
 from rekindle.core.microvm import Event, IdlePolicy, MicroVM
 from rekindle.store import events, tokens
 from rekindle.store.database import Database, Row, columns
+from rekindle.store.tokens import Asked
 
 _RUN = "RunMicrovm"
 #: A token lives 60 minutes at most (spec §1.4); one minute more for clocks that disagree.
@@ -44,14 +45,14 @@ class MicroVMs:
 
         Raises NoCapacity when no port is free, Refused when the client token was used with other parameters.
         """
-        where = (_RUN, vm.account, vm.region, client_token, token_digest)
+        asked = Asked(_RUN, vm.account, vm.region, client_token, token_digest)
         with self._db.transaction():
-            made = tokens.earlier(self._db, *where)
+            made = tokens.earlier(self._db, asked, self._clock())
             if made is not None:
                 return self._read(made)
             vm = replace(vm, endpoint_port=self._free_port(vm.node, ports))
             self._db.run("add_microvm", **_row(vm))
-            tokens.remember(self._db, *where, vm.id)
+            tokens.remember(self._db, asked, vm.id, self._clock())
             self._tell_vm(vm, vm.phase.value, "client asked")
         return vm
 
@@ -59,7 +60,7 @@ class MicroVMs:
         self, account: str, region: str, *, client_token: str | None, token_digest: str
     ) -> MicroVM | None:
         """What the same client token made, whatever has become of its image since. Raises Refused as `run_microvm`."""
-        made = tokens.earlier(self._db, _RUN, account, region, client_token, token_digest)
+        made = tokens.earlier(self._db, Asked(_RUN, account, region, client_token, token_digest), self._clock())
         return None if made is None else self._read(made)
 
     async def microvm(self, vm_id: str) -> MicroVM | None:

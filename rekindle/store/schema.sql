@@ -17,7 +17,8 @@ CREATE TABLE access_key (
     secret TEXT NOT NULL,
     account TEXT NOT NULL REFERENCES account (id),
     name TEXT NOT NULL,
-    created_at_ms INTEGER NOT NULL
+    created_at_ms INTEGER NOT NULL,
+    policy TEXT
 );
 
 CREATE TABLE client_token (
@@ -27,6 +28,7 @@ CREATE TABLE client_token (
     token TEXT NOT NULL,
     digest TEXT NOT NULL,
     subject TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
     PRIMARY KEY (account, region, operation, token)
 );
 
@@ -44,6 +46,7 @@ CREATE TABLE image (
     latest_active_version TEXT,
     latest_failed_version TEXT,
     tags TEXT,
+    last_number INTEGER NOT NULL DEFAULT 1,
     UNIQUE (account, region, name)
 );
 
@@ -125,6 +128,34 @@ CREATE TABLE microvm (
 CREATE INDEX microvm_account ON microvm (account, region, started_at_ms, id);
 CREATE INDEX microvm_node ON microvm (node, phase);
 CREATE INDEX microvm_image ON microvm (image_arn);
+
+CREATE TABLE connector (
+    id TEXT PRIMARY KEY,
+    arn TEXT NOT NULL UNIQUE,
+    account TEXT NOT NULL REFERENCES account (id),
+    region TEXT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    state_reason TEXT,
+    number INTEGER NOT NULL,
+    configuration TEXT NOT NULL,
+    operator_role TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    updated_at_ms INTEGER NOT NULL,
+    last_update_status TEXT,
+    last_update_reason TEXT,
+    UNIQUE (account, region, name)
+);
+
+CREATE TABLE connector_version (
+    connector TEXT NOT NULL REFERENCES connector (id),
+    number INTEGER NOT NULL,
+    configuration TEXT NOT NULL,
+    operator_role TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (connector, number)
+);
 
 CREATE TABLE event (
     id INTEGER PRIMARY KEY,

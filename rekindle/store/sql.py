@@ -22,7 +22,10 @@ def parse(text: str) -> dict[str, str]:
 
 
 def queries() -> Mapping[str, str]:
-    return parse((_HERE / "queries.sql").read_text())
+    """Every statement the store runs. One dialect for SQLite and PostgreSQL; where they will differ, two stand side by
+    side."""
+    files = sorted((_HERE / "queries").glob("*.sql"))
+    return parse("\n".join(file.read_text().partition("\n\n")[2] for file in files))
 
 
 def schema() -> str:

@@ -1,4 +1,4 @@
-"""Every query in queries.sql is run by the store, and here, once: what nothing runs is deleted."""
+"""Every query in store/queries/ is run by the store, and here, once: what nothing runs is deleted."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .rows import HandClock
 
 def shape(connection: sqlite3.Connection) -> dict[str, str]:
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return {name: re.sub(r"\s+", " ", text) for name, text in rows}
+    return {name: re.sub(r"\s*([,()])\s*", r"\1", re.sub(r"\s+", " ", text)) for name, text in rows}
 
 
 def test_migrations_equal_the_schema() -> None:
