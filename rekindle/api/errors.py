@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 
-from botocore.model import Shape
-
 from rekindle.api import model
 from rekindle.api.context import Reply
 from rekindle.api.model import Operation
 from rekindle.core.errors import (
+    Constraint,
     Denied,
     Invalid,
     NoCapacity,
@@ -21,7 +20,9 @@ from rekindle.core.errors import (
     Unfinished,
 )
 
-INTERNAL = "InternalServerException"
+INTERNAL = ("InternalServerException", "ServiceException")
+#: Written by layers in front of the service, which spell `Message` (recorded: spec §1.1, §1.4).
+_CAPITAL = ("AccessDeniedException", "SerializationException")
 
 
 class Malformed(RekindleError):
@@ -41,15 +42,21 @@ class TooLarge(RekindleError):
 SHAPE: dict[type[RekindleError], tuple[str, ...]] = {
     Invalid: ("ValidationException", "InvalidParameterValueException"),
     NotFound: ("ResourceNotFoundException", "ValidationException"),
-    Refused: ("ConflictException", "ResourceConflictException", "ValidationException"),
-    OverQuota: ("ServiceQuotaExceededException", "ThrottlingException"),
-    Throttled: ("ThrottlingException",),
-    NoCapacity: ("InsufficientCapacityException", "ThrottlingException"),
+    Refused: (
+        "ConflictException",
+        "ResourceConflictException",
+        "ValidationException",
+        "InvalidParameterValueException",
+    ),
+    OverQuota: ("ServiceQuotaExceededException", "NetworkConnectorLimitExceededException", "ThrottlingException"),
+    Throttled: ("ThrottlingException", "TooManyRequestsException"),
+    NoCapacity: ("InsufficientCapacityException", "ThrottlingException", "TooManyRequestsException"),
 }
 
 #: Layers in front of an operation answer these whatever the operation models.
 FRONT: dict[type[RekindleError], str] = {
     Malformed: "SerializationException",
+    Constraint: "ValidationException",
     UnknownOperation: "UnknownOperationException",
     TooLarge: "RequestEntityTooLargeException",
     Unfinished: "UnsupportedOperationException",
@@ -65,29 +72,35 @@ def shape_name(err: RekindleError, operation: Operation | None) -> str:
             return name
     for kind, names in SHAPE.items():
         if isinstance(err, kind):
-            return next((name for name in names if name in _modelled(operation)), INTERNAL)
-    return INTERNAL
+            return next((name for name in names if name in _modelled(operation)), internal_name(operation))
+    return internal_name(operation)
+
+
+def internal_name(operation: Operation | None) -> str:
+    """What an operation calls a fault of ours."""
+    modelled = _modelled(operation)
+    return next((name for name in INTERNAL if name in modelled), INTERNAL[0])
 
 
 def refusal(err: RekindleError, operation: Operation | None) -> Reply:
     """The answer to a request that ended in `err`."""
     name = shape_name(err, operation)
-    if name == INTERNAL:
-        return internal()
+    if name in INTERNAL:
+        return internal(operation)
     headers = {"X-Amzn-Errortype": name}
-    if name == "ThrottlingException":
+    if name in ("ThrottlingException", "TooManyRequestsException"):
         headers["Retry-After"] = str(err.retry_after_s if isinstance(err, Throttled) else 1)
     if isinstance(err, TooLarge):
         headers["Connection"] = "close"  # the rest of the body is still coming
     message: str | None = err.message or None  # a bad cursor has no text (spec §1.8)
-    member = "Message" if isinstance(err, Malformed) else "message"  # recorded: spec §1.4, allPorts
-    return Reply(model.error_status(name), _body(name, member, message), headers)
+    return Reply(model.error_status(name), _body(name, operation, message), headers)
 
 
-def internal() -> Reply:
+def internal(operation: Operation | None = None) -> Reply:
     """Says nothing of the cause: that is in our log, under the request id."""
-    body = _body(INTERNAL, "message", "Internal service error.")
-    return Reply(model.error_status(INTERNAL), body, {"X-Amzn-Errortype": INTERNAL})
+    name = internal_name(operation)
+    body = _body(name, operation, "Internal service error.")
+    return Reply(model.error_status(name), body, {"X-Amzn-Errortype": name})
 
 
 def _modelled(operation: Operation | None) -> set[str]:
@@ -96,12 +109,13 @@ def _modelled(operation: Operation | None) -> set[str]:
     return {shape.name for shape in operation.model.error_shapes}
 
 
-def _body(name: str, member: str, message: str | None) -> bytes:
-    members = dict.fromkeys(_body_members(model.error_shape(name)))
-    return json.dumps({member: message} | {one: None for one in members if one != member}).encode()
-
-
-def _body_members(shape: Shape | None) -> list[str]:
-    """Detail members are always there, as null (recorded: spec §1.3)."""
-    members = {} if shape is None else shape.members
-    return [name for name, member in members.items() if member.serialization.get("location") is None]
+def _body(name: str, operation: Operation | None, message: str | None) -> bytes:
+    """lambda-microvms has detail members always there, as null; lambda-core leaves them out (recorded: spec §1.1)."""
+    service = model.SERVICES[0] if operation is None else operation.service
+    shape = model.error_shape(name, service)
+    members = [] if shape is None else [one for one, of in shape.members.items() if "location" not in of.serialization]
+    text = next((one for one in members if one.lower() == "message"), "message")
+    if name in _CAPITAL:
+        text = "Message"
+    details = {} if service != model.SERVICES[0] else {one: None for one in members if one.lower() != "message"}
+    return json.dumps({text: message} | details).encode()

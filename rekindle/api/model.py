@@ -56,9 +56,9 @@ def operations() -> tuple[Operation, ...]:
     return tuple(Operation(name, model.operation_model(one)) for name, model in models for one in model.operation_names)
 
 
-def error_shape(name: str) -> Shape | None:
-    """The model's shape of an error, or None when no operation can raise it."""
-    model = service(SERVICES[0])
+def error_shape(name: str, of: str = SERVICES[0]) -> Shape | None:
+    """The shape of an error in a service's model, or None when it has none."""
+    model = service(of)
     return model.shape_for(name) if name in model.shape_names else None
 
 
@@ -66,9 +66,9 @@ def error_status(name: str) -> int:
     like = UNMODELLED.get(name, name)
     if isinstance(like, HTTPStatus):
         return like
-    shape = error_shape(like)
+    shape = next((found for found in (error_shape(like, of) for of in SERVICES) if found), None)
     if shape is None:
-        raise KeyError(f"neither model nor UNMODELLED has {name}")
+        raise KeyError(f"neither models nor UNMODELLED have {name}")
     return int(shape.metadata["error"]["httpStatusCode"])
 
 

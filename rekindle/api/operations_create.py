@@ -2,102 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rekindle.api import names
-from rekindle.api.context import Caller, Parsed, Tools
-from rekindle.api.hooks import hooks
+from rekindle.api.context import Parsed, Tools
 from rekindle.api.operations_images import show_created
-from rekindle.core import connectors, managed, sizes
+from rekindle.api.settings import build_row, settings, version_row
 from rekindle.core.arn import ImageArn
-from rekindle.core.errors import Invalid
-from rekindle.core.image import Build, Hooks, Image, ImageState, Version, VersionState, VersionStatus
-
-FIRST_VERSION = "1.0"
-#: What this machine offers, said honestly; the generation is Rekindle's own count of guest machine types.
-ARCHITECTURE, CHIPSET, CHIPSET_GENERATION = "X86_64", "INTEL", "1"
-
-_S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+", re.DOTALL)
-#: Set by the platform in every guest (spec §6.3).
-_RESERVED = {
-    "AWS_REGION",
-    "AWS_LAMBDA_MICROVM_IMAGE_NAME",
-    "AWS_LAMBDA_MICROVM_IMAGE_ARN",
-    "AWS_LAMBDA_MICROVM_IMAGE_VERSION",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """What a create request asks for, checked and in our own terms."""
-
-    base_image_version: str
-    artifact_uri: str
-    memory_mib: int
-    environment: Mapping[str, str]
-    hooks: Hooks | None
-    os_capabilities_all: bool
-    egress: tuple[str, ...]
+from rekindle.core.image import Image, ImageState
 
 
 async def create_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     names.refuse_kms(call)
-    settings = _settings(tools, call.caller, call.params)
+    asked = await settings(tools, call.caller, call.params)
     image = _image(call, tools.clock())
-    version = _version(tools, call, image, settings)
-    build = _build(version)
+    version = version_row(tools, call, image, image.last_number, asked)
     image, version = await tools.store.create_image(
-        image, version, build, client_token=call.params.get("clientToken"), token_digest=names.digest(call)
+        image, version, build_row(version), client_token=call.params.get("clientToken"), token_digest=names.digest(call)
     )
     tools.engine.kick()
     return show_created(image, version)
-
-
-def _settings(tools: Tools, caller: Caller, params: Mapping[str, Any]) -> Settings:
-    """Every rule that the model cannot say. Raises Invalid or NotFound."""
-    base_arn: str = params["baseImageArn"]
-    base = managed.base_version(tools.engine.managed(), caller.region, base_arn, params.get("baseImageVersion"))
-    _check_architecture(params.get("cpuConfigurations", []))
-    return Settings(
-        base_image_version=base,
-        artifact_uri=_artifact_uri(params["codeArtifact"]["uri"]),
-        memory_mib=_memory_mib(tools, params.get("resources", []), base_arn),
-        environment=_environment(params.get("environmentVariables", {})),
-        hooks=hooks(params.get("hooks"), tools.config.build),
-        os_capabilities_all="ALL" in params.get("additionalOsCapabilities", []),
-        egress=connectors.egress(caller.region, params.get("egressNetworkConnectors", [])),
-    )
-
-
-def _artifact_uri(uri: str) -> str:
-    if _S3_URI.fullmatch(uri) is None:
-        raise Invalid("CodeArtifact URI must be a valid S3 URI in the format: s3://<bucket>/<key>")
-    return uri
-
-
-def _memory_mib(tools: Tools, resources: list[Mapping[str, int]], base_arn: str) -> int:
-    memory = tools.config.memory
-    asked = resources[0]["minimumMemoryInMiB"] if resources else memory.default_mib
-    return sizes.check_memory(asked, {*memory.extra_sizes_mib, memory.default_mib}, base_arn)
-
-
-def _environment(variables: Mapping[str, str]) -> Mapping[str, str]:
-    for key, value in variables.items():
-        if key in _RESERVED:
-            raise Invalid(f"Environment variable key '{key}' is reserved")
-        if "=" in key or "\0" in key + value:
-            raise Invalid(f"Environment variable key '{key}' or its value holds '=' or a NUL, which no process can get")
-    return variables
-
-
-def _check_architecture(configurations: list[Mapping[str, str]]) -> None:
-    for one in configurations:
-        if one["architecture"] != ARCHITECTURE:
-            raise Invalid(f"Architecture {one['architecture']} is not available; this machine offers {ARCHITECTURE}.")
 
 
 def _image(call: Parsed, now_ms: int) -> Image:
@@ -112,58 +38,4 @@ def _image(call: Parsed, now_ms: int) -> Image:
         created_at_ms=now_ms,
         updated_at_ms=now_ms,
         tags=call.params.get("tags"),
-    )
-
-
-def _version(tools: Tools, call: Parsed, image: Image, settings: Settings) -> Version:
-    return Version(
-        image_arn=image.arn,
-        account=image.account,
-        region=image.region,
-        version=FIRST_VERSION,
-        state=VersionState.PENDING,
-        status=VersionStatus.INACTIVE,
-        revision=0,
-        request=_echoed(call.params, settings.memory_mib),
-        base_image_version=settings.base_image_version,
-        artifact_uri=settings.artifact_uri,
-        memory_mib=settings.memory_mib,
-        vcpus=sizes.vcpus(settings.memory_mib, tools.host_cpus),
-        environment=settings.environment,
-        hooks=settings.hooks,
-        os_capabilities_all=settings.os_capabilities_all,
-        egress=settings.egress,
-        created_at_ms=image.created_at_ms,
-        updated_at_ms=image.created_at_ms,
-    )
-
-
-def _echoed(params: Mapping[str, Any], memory_mib: int) -> dict[str, Any]:
-    """The members that answers repeat as they were given; defaults filled in."""
-    echoed = (
-        "additionalOsCapabilities",
-        "baseImageArn",
-        "buildRoleArn",
-        "codeArtifact",
-        "description",
-        "environmentVariables",
-        "hooks",
-        "logging",
-    )
-    return {name: params.get(name) for name in echoed} | {
-        "cpuConfigurations": params.get("cpuConfigurations") or [{"architecture": ARCHITECTURE}],
-        "resources": [{"minimumMemoryInMiB": memory_mib}],
-    }
-
-
-def _build(version: Version) -> Build:
-    return Build(
-        id=str(uuid.uuid4()),
-        image_arn=version.image_arn,
-        version=version.version,
-        state=VersionState.PENDING,
-        architecture=ARCHITECTURE,
-        chipset=CHIPSET,
-        chipset_generation=CHIPSET_GENERATION,
-        created_at_ms=version.created_at_ms,
     )

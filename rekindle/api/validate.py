@@ -8,23 +8,23 @@ from typing import Any
 from botocore.model import Shape
 
 from rekindle.api import model
-from rekindle.core.errors import Invalid
+from rekindle.core.errors import Constraint
 
 _NULL = "Member must not be null"
 _UNION = "Member must have exactly one of its members set"
 
 
 def validate(shape: Shape | None, params: Mapping[str, Any]) -> None:
-    """Raises Invalid naming every member that breaks a rule, and the rule."""
+    """Raises Constraint naming every member that breaks a rule, and the rule."""
     faults = [] if shape is None else list(_structure(shape, params, ""))
     if faults:
         plural = "" if len(faults) == 1 else "s"
-        raise Invalid(f"{len(faults)} validation error{plural} detected: {'; '.join(faults)}")
+        raise Constraint(f"{len(faults)} validation error{plural} detected: {'; '.join(faults)}")
 
 
-def missing(path: str) -> Invalid:
+def missing(path: str) -> Constraint:
     """For a rule of the service that the model does not have: this member is needed here."""
-    return Invalid(f"1 validation error detected: {_fault('Value null', path, _NULL)}")
+    return Constraint(f"1 validation error detected: {_fault('Value null', path, _NULL)}")
 
 
 def _structure(shape: Shape, value: Mapping[str, Any], path: str) -> Iterator[str]:

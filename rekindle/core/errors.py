@@ -19,6 +19,10 @@ class Invalid(RekindleError):
     """The request breaks a rule; the message names the field and the rule."""
 
 
+class Constraint(Invalid):
+    """A rule that the schema itself says; checked in front of every operation, and answered alike by all of them."""
+
+
 class NotFound(RekindleError):
     """No such thing in this account and region."""
 

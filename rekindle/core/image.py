@@ -67,6 +67,7 @@ class Image:
     latest_active_version: str | None = None
     latest_failed_version: str | None = None
     tags: Mapping[str, str] | None = None
+    last_number: int = 1  #: the highest version number ever given: none is given twice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
