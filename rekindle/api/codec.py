@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -184,6 +185,14 @@ def _shown(shape: Shape | None, value: Any) -> Any:
         case "map":
             return dict(value)
         case "timestamp":
-            return value / 1000  # epoch seconds with a fraction
+            return _instant(shape, value)
         case _:
             return value
+
+
+def _instant(shape: Shape, at_ms: int) -> float | str:
+    """Epoch seconds with a fraction, or ISO 8601 where the model says so (lambda-core: spec §1.1)."""
+    if shape.serialization.get("timestampFormat") == "iso8601":
+        at = datetime.fromtimestamp(at_ms / 1000, UTC)
+        return f"{at:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03}Z"
+    return at_ms / 1000

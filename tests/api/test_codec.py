@@ -1,58 +1,14 @@
-"""botocore is the oracle, both ways, for every operation of the service."""
+"""Routes, and what a body must be: what botocore would never send."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
-
 import pytest
-from botocore.model import Shape
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from rekindle.api import codec, model
 from rekindle.api.errors import Malformed
 from rekindle.api.router import route
 
-from .shapes import structures
-from .wire import http, operation, raw, read
-
-NAMES = [one.name for one in model.operations() if one.service == "lambda-microvms"]
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-
-
-@pytest.mark.parametrize("name", NAMES)
-@FEW
-@given(data=st.data())
-def test_what_botocore_sends_is_what_we_read(name: str, data: st.DataObject) -> None:
-    op = operation(name)
-    params = data.draw(structures(op.input_shape))
-    request = raw(http(op, params))
-    found, labels = route(request.method, request.path)
-    assert found.name == name
-    assert codec.parse(found.model, labels, request.query, request.body) == params
-
-
-@pytest.mark.parametrize("name", NAMES)
-@FEW
-@given(data=st.data())
-def test_what_we_answer_is_what_botocore_reads(name: str, data: st.DataObject) -> None:
-    op = operation(name)
-    result = data.draw(structures(op.output_shape)) if op.output_shape else {}
-    reply = codec.answer(op, result)
-    assert reply.status == op.http["responseCode"]
-    assert milliseconds(op.output_shape, read(op, reply)) == result
-
-
-def milliseconds(shape: Shape | None, value: Any) -> Any:
-    """botocore's datetimes back as epoch milliseconds."""
-    if isinstance(value, datetime):
-        return round(value.timestamp() * 1000)
-    if isinstance(value, list) and shape is not None:
-        return [milliseconds(shape.member, one) for one in value]
-    if isinstance(value, dict) and shape is not None and shape.type_name == "structure":
-        return {name: milliseconds(shape.members[name], one) for name, one in value.items()}
-    return value
+from .wire import operation
 
 
 def test_every_operation_has_a_route_of_its_own() -> None:
