@@ -8,10 +8,8 @@ import os
 import re
 import uuid
 
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rekindle.api import codec, errors, operations, sigv4
@@ -34,7 +32,7 @@ def make_app(store: Store, engine: Engine, config: Config, clock: Clock, *, host
     """`host_cpus`: what a microVM may have at most; None: what this process may use."""
     cpus = host_cpus or len(os.sched_getaffinity(0))
     tools = Tools(store=store, engine=engine, config=config, clock=clock, host_cpus=cpus)
-    return Starlette(routes=[Mount("/", app=Edge(Api(tools)))])
+    return Edge(Api(tools))
 
 
 class Api:
@@ -92,9 +90,11 @@ class Edge:
         self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])  # as ASGI has it: the server goes on without
         request_id = str(uuid.uuid4())
         try:
             reply = await self._reply(request_id, Request(scope, receive))
@@ -102,7 +102,7 @@ class Edge:
             return
         except Exception:  # noqa: BLE001  # the edge: a bug is logged with its request id and answered
             _log.exception("%s %s %s", request_id, scope["method"], scope["path"])
-            reply = errors.internal()
+            reply = errors.internal(_asked(scope))
         _log.info("%s %s %s %d", request_id, scope["method"], scope["path"], reply.status)
         headers = {"x-amzn-requestid": request_id, "content-type": "application/json", **reply.headers}
         await Response(reply.body, reply.status, headers)(scope, receive, send)
@@ -113,6 +113,14 @@ class Edge:
         except TooLarge as err:
             return errors.refusal(err, None)
         return await self._api.answer(_raw(request_id, request, body))
+
+
+def _asked(scope: Scope) -> Operation | None:
+    """What a request that ended in a bug was for: services spell even that error in ways of their own."""
+    try:
+        return route(scope["method"], scope["raw_path"].decode("latin-1"))[0]
+    except RekindleError:
+        return None
 
 
 async def _body(request: Request) -> bytes:
