@@ -59,6 +59,7 @@ class Egress:
 
     public_test_addresses: tuple[str, ...] = ()  #: for tests: "198.51.100.7:80=127.0.0.1:8099"
     resolvers: tuple[str, ...] = ()  #: "address:port"; empty: the host's own
+    vpc: str = "none"  #: what a VPC network connector reaches: none (as a VPC without NAT) | internet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +138,7 @@ def _check(config: Config) -> None:
         "build.trust must be nobody or operator": build.trust in ("nobody", "operator"),
         "build.concurrent must be at least 1": build.concurrent >= 1,
         "memory.peak_factor must be at least 1": config.memory.peak_factor >= 1,
+        "egress.vpc must be none or internet": config.egress.vpc in ("none", "internet"),
         "ingress.first_port and ingress.last_port must be ports, the first not above the last": 1
         <= ingress.first_port
         <= ingress.last_port

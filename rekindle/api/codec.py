@@ -17,6 +17,7 @@ from botocore.model import OperationModel, Shape
 
 from rekindle.api.context import Reply
 from rekindle.api.errors import Malformed
+from rekindle.api.model import SERVICES
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _BITS = {"integer": 31, "long": 63}
@@ -49,7 +50,10 @@ def answer(operation: OperationModel, result: Mapping[str, Any]) -> Reply:
     status = int(operation.http["responseCode"])
     if operation.output_shape is None:
         return Reply(status, b"")
-    return Reply(status, json.dumps(_shown(operation.output_shape, result)).encode())
+    shown = _shown(operation.output_shape, result)
+    if operation.service_model.service_name != SERVICES[0]:
+        shown = _without_nulls(shown)
+    return Reply(status, json.dumps(shown).encode())
 
 
 # --- requests
@@ -188,6 +192,13 @@ def _shown(shape: Shape | None, value: Any) -> Any:
             return _instant(shape, value)
         case _:
             return value
+
+
+def _without_nulls(value: Any) -> Any:
+    """lambda-core leaves out what is not set (recorded: spec §1.1)."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _instant(shape: Shape, at_ms: int) -> float | str:

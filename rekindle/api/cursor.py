@@ -9,6 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from rekindle.api import model
 from rekindle.api.context import Parsed
 from rekindle.core.errors import Invalid
 from rekindle.store.db import Store
@@ -28,18 +29,21 @@ async def page(
 ) -> dict[str, Any]:
     """One page: `fetch(after, limit)` reads items behind a place. Raises Invalid without a text for a bad cursor."""
     key = await store.secret("cursor")  # kept, so a list may go on after a restart
-    size = call.params.get("maxResults", DEFAULT_PAGE)
-    token = call.params.get("nextToken")
+    names = model.paginator(call.operation)
+    size = min(call.params.get(names.limit_key, DEFAULT_PAGE), names.most)
+    token = call.params.get(names.input_token)
     after = None if token is None else _open(key, call, token)
     items = await fetch(after, size + 1)
     shown = items[:size]
     more = _seal(key, call, place(shown[-1])) if len(items) > size else None
-    return {"items": [show(item) for item in shown], "nextToken": more}
+    return {names.result_key: [show(item) for item in shown], names.output_token: more}
 
 
 def _scope(call: Parsed) -> list[str]:
     """Whose list, and filtered how."""
-    filters = {name: value for name, value in call.params.items() if name not in ("maxResults", "nextToken")}
+    names = model.paginator(call.operation)
+    paging = (names.limit_key, names.input_token)
+    filters = {name: value for name, value in call.params.items() if name not in paging}
     return [call.operation.name, call.caller.account, call.caller.region, json.dumps(filters, sort_keys=True)]
 
 

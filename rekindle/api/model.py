@@ -5,6 +5,7 @@ What the live service does and the model does not say stands here as data, each 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +55,25 @@ def service(name: str) -> ServiceModel:
 def operations() -> tuple[Operation, ...]:
     models = ((name, service(name)) for name in SERVICES)
     return tuple(Operation(name, model.operation_model(one)) for name, model in models for one in model.operation_names)
+
+
+@dataclass(frozen=True, slots=True)
+class Paginator:
+    """What a list calls its page size, its cursor in and out, and its items, and how many of these it answers with."""
+
+    limit_key: str
+    input_token: str
+    output_token: str
+    result_key: str
+    most: float  #: connectors: fewer than a caller may ask for
+
+
+@cache
+def paginator(operation: Operation) -> Paginator:
+    """Raises KeyError for an operation that answers in one piece."""
+    found = Loader().load_service_model(operation.service, "paginators-1")["pagination"][operation.name]
+    most = operation.model.output_shape.members[found["result_key"]].metadata.get("max", math.inf)
+    return Paginator(found["limit_key"], found["input_token"], found["output_token"], found["result_key"], most)
 
 
 def error_shape(name: str, of: str = SERVICES[0]) -> Shape | None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 
-from rekindle.api.context import Parsed
+from rekindle.api.context import Caller, Parsed
 from rekindle.core.arn import image_arn
 from rekindle.core.errors import Denied, NotFound, Unfinished
 from rekindle.core.microvm import MicroVM
 from rekindle.store.db import Store
 
 
-def own_image_arn(call: Parsed) -> str:
+def own_image_arn(call: Parsed, member: str = "imageIdentifier") -> str:
     """The ARN in `imageIdentifier`. Raises Invalid when it is none, Denied when another account's or region's."""
-    text: str = call.params["imageIdentifier"]
+    text: str = call.params[member]
     arn = image_arn(text)
-    if (arn.account, arn.region) != (call.caller.account, call.caller.region):
-        raise Denied(
-            f"User: arn:aws:iam::{call.caller.account}:root is not authorized to perform: "
-            f"lambda:{call.operation.name} on resource: {text}"
-        )
+    check_own(call.caller, call.operation.name, arn.account, arn.region, text)
     return text
+
+
+def check_own(caller: Caller, action: str, account: str, region: str, arn: str) -> None:
+    """Raises Denied when the thing that `arn` names is another account's, or lies in another region."""
+    if (account, region) != (caller.account, caller.region):
+        raise Denied(
+            f"User: arn:aws:iam::{caller.account}:root is not authorized to perform: lambda:{action} on resource: {arn}"
+        )
 
 
 async def own_microvm(store: Store, call: Parsed) -> MicroVM:
@@ -41,5 +45,5 @@ def refuse_kms(call: Parsed) -> None:
 
 def digest(call: Parsed) -> str:
     """Equal for two requests that ask for the same, whatever their client tokens."""
-    params = {name: value for name, value in call.params.items() if name != "clientToken"}
+    params = {name: value for name, value in call.params.items() if name.lower() != "clienttoken"}
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()

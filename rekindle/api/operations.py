@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from rekindle.api import codec, operations_create, operations_images, operations_managed, operations_microvms
+from rekindle.api import (
+    codec,
+    operations_connectors,
+    operations_create,
+    operations_images,
+    operations_managed,
+    operations_microvms,
+    operations_tags,
+)
 from rekindle.api.context import Parsed, Reply, Tools
 from rekindle.api.model import Operation
 from rekindle.core.errors import Unfinished
@@ -29,14 +37,25 @@ OPERATIONS: dict[str, Perform] = {
     "ResumeMicrovm": operations_microvms.resume,
     "TerminateMicrovm": operations_microvms.terminate,
     "CreateMicrovmAuthToken": operations_microvms.create_auth_token,
+    "ListTags": operations_tags.list_tags,
+    "TagResource": operations_tags.tag,
+    "UntagResource": operations_tags.untag,
+    "CreateNetworkConnector": operations_connectors.create,
+    "GetNetworkConnector": operations_connectors.get,
+    "ListNetworkConnectors": operations_connectors.list_all,
+    "ListNetworkConnectorVersions": operations_connectors.list_versions,
+    "UpdateNetworkConnector": operations_connectors.update,
+    "DeleteNetworkConnector": operations_connectors.delete,
 }
 
 
 def find(operation: Operation) -> Perform:
-    """Raises Unfinished naming an operation that AWS has and Rekindle does not yet."""
-    if operation.service != "lambda-microvms" or operation.name not in OPERATIONS:
-        raise Unfinished(f"{operation.name} is not supported by this version of Rekindle.")
-    return OPERATIONS[operation.name]
+    """Raises Unfinished naming an operation that AWS has and Rekindle does not."""
+    if operation.name in OPERATIONS:
+        return OPERATIONS[operation.name]
+    if "Runtime" in operation.name:
+        raise Unfinished(f"{operation.name} belongs to Lambda runtimes, another product than MicroVMs.")
+    raise Unfinished(f"{operation.name} is not supported by this version of Rekindle.")
 
 
 async def perform(tools: Tools, call: Parsed) -> Reply:

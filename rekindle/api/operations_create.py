@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from rekindle.api import names
+from rekindle.api import connectors, names
 from rekindle.api.context import Parsed, Tools
 from rekindle.api.operations_images import show_created
 from rekindle.api.settings import build_row, settings, version_row
+from rekindle.core import tags
 from rekindle.core.arn import ImageArn
 from rekindle.core.image import Image, ImageState
 
@@ -19,11 +20,13 @@ async def create_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     asked = await settings(tools, call.caller, call.params)
     image = _image(call, tools.clock())
     version = version_row(tools, call, image, image.last_number, asked)
-    image, version = await tools.store.create_image(
+    made, version = await tools.store.create_image(
         image, version, build_row(version), client_token=call.params.get("clientToken"), token_digest=names.digest(call)
     )
+    if made.id == image.id:  # not an earlier one with the same client token
+        await connectors.tell(tools, image.arn, version.egress)
     tools.engine.kick()
-    return show_created(image, version)
+    return show_created(made, version)
 
 
 def _image(call: Parsed, now_ms: int) -> Image:
@@ -37,5 +40,5 @@ def _image(call: Parsed, now_ms: int) -> Image:
         state=ImageState.CREATING,
         created_at_ms=now_ms,
         updated_at_ms=now_ms,
-        tags=call.params.get("tags"),
+        tags=tags.check(call.params["tags"]) if "tags" in call.params else None,
     )

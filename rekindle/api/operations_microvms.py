@@ -6,10 +6,10 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from rekindle.api import model, names
+from rekindle.api import connectors, model, names
 from rekindle.api.context import Parsed, Tools
 from rekindle.api.cursor import page
-from rekindle.core import connectors
+from rekindle.core.connectors import ingress
 from rekindle.core.errors import Invalid, NotFound, Refused
 from rekindle.core.image import Image, ImageState, Version, VersionState, VersionStatus
 from rekindle.core.lifecycle import WIRE, Ask, Phase
@@ -31,6 +31,8 @@ async def run(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         new = await _checked(tools, call)
         ports = range(tools.config.ingress.first_port, tools.config.ingress.last_port + 1)
         vm = await tools.store.run_microvm(new, ports, client_token=token, token_digest=digest)
+        if vm.id == new.id:  # not an earlier one with the same client token
+            await connectors.tell(tools, vm.id, vm.egress)
     if vm.phase is Phase.PENDING:  # a repeated client token may find it far along
         vm = await tools.engine.admit(vm)
     return _show(tools, vm)
@@ -92,7 +94,8 @@ async def _checked(tools: Tools, call: Parsed) -> MicroVM:
     names.refuse_kms(call)
     version = await _active_version(tools, call)
     _check_run(call.params, version)
-    return _pending(tools, call, version)
+    egress = await connectors.egress(tools, call.caller, call.params.get("egressNetworkConnectors", []), version.egress)
+    return _pending(tools, call, version, egress)
 
 
 async def _active_version(tools: Tools, call: Parsed) -> Version:
@@ -120,7 +123,7 @@ def _check_run(params: Mapping[str, Any], version: Version) -> None:
         raise Invalid("The run hook must be enabled in the MicroVM image to pass the run hook payload.")
 
 
-def _pending(tools: Tools, call: Parsed, version: Version) -> MicroVM:
+def _pending(tools: Tools, call: Parsed, version: Version, egress: tuple[str, ...]) -> MicroVM:
     """The row to be: everything of the request in our own terms. The store picks the port."""
     params, region = call.params, call.caller.region
     return MicroVM(
@@ -139,8 +142,8 @@ def _pending(tools: Tools, call: Parsed, version: Version) -> MicroVM:
         vcpus=version.vcpus,
         idle=_idle(params.get("idlePolicy")),
         max_duration_s=params.get("maximumDurationInSeconds", model.maximum(MAX_DURATION)),
-        ingress=connectors.ingress(region, params.get("ingressNetworkConnectors", [])),
-        egress=connectors.egress(region, params.get("egressNetworkConnectors", []), version.egress),
+        ingress=ingress(region, params.get("ingressNetworkConnectors", [])),
+        egress=egress,
         started_at_ms=tools.clock(),
         execution_role_arn=params.get("executionRoleArn"),
         logging=params.get("logging"),

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rekindle.api import connectors
 from rekindle.api.context import Caller, Parsed, Tools
 from rekindle.api.hooks import hooks
-from rekindle.core import connectors, managed, sizes
+from rekindle.core import managed, sizes
 from rekindle.core.errors import Invalid
 from rekindle.core.image import Build, Hooks, Image, Version, VersionState, VersionStatus
 
@@ -55,7 +56,7 @@ async def settings(tools: Tools, caller: Caller, params: Mapping[str, Any]) -> S
         environment=_environment(params.get("environmentVariables", {})),
         hooks=hooks(params.get("hooks"), tools.config.build),
         os_capabilities_all="ALL" in params.get("additionalOsCapabilities", []),
-        egress=connectors.egress(caller.region, params.get("egressNetworkConnectors", [])),
+        egress=await connectors.egress(tools, caller, params.get("egressNetworkConnectors", [])),
     )
 
 

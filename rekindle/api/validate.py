@@ -29,7 +29,7 @@ def missing(path: str) -> Constraint:
 
 def _structure(shape: Shape, value: Mapping[str, Any], path: str) -> Iterator[str]:
     for name in _order(shape):
-        where = f"{path}{name}"
+        where = f"{path}{name[0].lower()}{name[1:]}"  # lambda-core's members too (recorded: spec §1.3)
         if value.get(name) is not None:
             yield from _member(shape.members[name], value[name], where)
         elif name in shape.required_members:

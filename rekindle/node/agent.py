@@ -19,7 +19,7 @@ from rekindle.core.microvm import MicroVM
 from rekindle.driver import leftovers, manifest
 from rekindle.guest.client import RelayGone
 from rekindle.image import toolbox
-from rekindle.node import builds
+from rekindle.node import builds, connectors
 from rekindle.node.builds import Workshop
 from rekindle.node.keeper import Keeper
 from rekindle.node.machine import Baked, route_of
@@ -123,6 +123,7 @@ class Agent:
             for vm in await self._store.owing(NODE):
                 if vm.id not in self._admitting:
                     self._keep(vm.id).poke()
+            await connectors.settle(self._store)
             for version in await self._store.versions_owing():
                 self._build(version.image_arn, version.version)
             await self._kicked.wait()

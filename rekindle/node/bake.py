@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from rekindle import threads
 from rekindle.clock import Clock
+from rekindle.core import connectors
 from rekindle.core.errors import BuildFailed, GuestError, MachineError, RekindleError
 from rekindle.core.image import Hook, Version
 from rekindle.driver.base import Handle, Kernel, MachineSpec, Snapshot
@@ -159,7 +160,6 @@ class _Machine:
 
     def _route(self) -> dict[str, object]:
         run = self._spec.home / "run"
-        no_egress = any(arn.endswith(":NO_EGRESS") for arn in self._version.egress)
         return {
             "generation": 1,
             "state": "held",
@@ -169,7 +169,7 @@ class _Machine:
             "auto_resume": False,
             "in": str(run / "in"),
             "out": str(run / "out"),
-            "egress": "none" if no_egress else "internet",
+            "egress": connectors.way_out(self._version.egress, self._oven.host.config.egress.vpc),
             "ingress": False,
         }
 

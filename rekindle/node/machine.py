@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rekindle.config import Config
-from rekindle.core.arn import managed_connector
+from rekindle.core import connectors
 from rekindle.core.image import Hooks
 from rekindle.core.microvm import MicroVM
 from rekindle.driver.base import Accel, Driver, MachineSpec
@@ -70,13 +70,9 @@ def route_of(host: Host, vm: MicroVM, state: str) -> dict[str, object]:
         "auto_resume": vm.idle is not None and vm.idle.auto_resume,
         "in": str(home / "run/in"),
         "out": str(home / "run/out"),
-        "egress": egress_of(vm),
-        "ingress": managed_connector(vm.region, "NO_INGRESS") not in vm.ingress,
+        "egress": connectors.way_out(vm.egress, host.config.egress.vpc),
+        "ingress": connectors.lets_app_traffic_in(vm.ingress),
     }
-
-
-def egress_of(vm: MicroVM) -> str:
-    return "none" if managed_connector(vm.region, "NO_EGRESS") in vm.egress else "internet"
 
 
 def endpoint_of(vm: MicroVM) -> str:

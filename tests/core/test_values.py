@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from rekindle.core import connectors, managed, sizes
 from rekindle.core.arn import ImageArn, image_arn, managed_connector
-from rekindle.core.errors import Denied, Invalid, NotFound
+from rekindle.core.errors import Denied, Invalid
 from rekindle.core.managed import Managed
 from tests.store.rows import HandClock, vm_row
 
 REGION = "eu-west-1"
 BASE = Managed("debian-13", "1", 1)
 INTERNET, NONE = (managed_connector(REGION, name) for name in connectors.EGRESS)
+VPC = f"arn:aws:lambda:{REGION}:000000000000:network-connector:nc-1"
 
 
 @given(name=st.from_regex(r"[a-zA-Z0-9-_]{1,64}", fullmatch=True), account=st.from_regex(r"[0-9]{12}", fullmatch=True))
@@ -77,17 +78,52 @@ def test_the_connectors_in_force() -> None:
     assert connectors.ingress(REGION, pair) == tuple(pair)
 
 
-def test_a_connector_that_is_not_there_is_named() -> None:
-    custom = f"arn:aws:lambda:{REGION}:000000000000:network-connector:nc-1"
-    with pytest.raises(NotFound, match=f"Network connector not found for: {custom}"):
-        connectors.egress(REGION, [custom])
+def test_a_connector_that_nobody_has_is_named() -> None:
     with pytest.raises(Invalid, match="Only one egress"):
         connectors.egress(REGION, [INTERNET, NONE])
-    with pytest.raises(Invalid, match="Malformed"):
-        connectors.ingress(REGION, ["x"])
+    for malformed in ("x", VPC + ":0", VPC + ":1:2", VPC.replace("nc-1", "nc/1"), VPC.replace(":lambda:", ":s3:")):
+        with pytest.raises(Invalid, match="Malformed network connector ARN"):
+            connectors.egress(REGION, [malformed])
+        with pytest.raises(Invalid, match="Malformed network connector ARN"):
+            connectors.ingress(REGION, [malformed])
     for other_region in (managed_connector("us-east-1", "HTTP_INGRESS"), INTERNET):
         with pytest.raises(Invalid, match=f"Unrecognized managed network connector ARN: {other_region}"):
             connectors.ingress(REGION, [other_region])
+
+
+def test_a_vpc_connector_is_a_way_out_and_never_in() -> None:
+    for arn, version in ((VPC, None), (VPC + ":12", 12)):
+        assert connectors.egress(REGION, [arn], (NONE,)) == (arn,)
+        found = connectors.vpc([arn])
+        assert found is not None
+        assert (found.arn, found.region, found.account, found.version) == (VPC, REGION, "000000000000", version)
+        with pytest.raises(Invalid, match=f"A VPC network connector cannot be used for ingress: {arn}"):
+            connectors.ingress(REGION, [managed_connector(REGION, "HTTP_INGRESS"), arn])
+    assert connectors.vpc([INTERNET]) is None
+
+
+def test_what_a_guest_reaches_by_its_connectors() -> None:
+    assert connectors.way_out([INTERNET], "none") == "internet"
+    assert connectors.way_out([NONE], "internet") == "none"
+    assert [connectors.way_out([VPC], through) for through in ("none", "internet")] == ["none", "internet"]
+    for unknown in ([], [INTERNET, NONE], [managed_connector(REGION, "NEW_EGRESS")]):
+        assert connectors.way_out(unknown, "internet") == "none"
+
+
+@pytest.mark.parametrize(
+    ("names", "open_"),
+    [
+        ("HTTP_INGRESS", True),
+        ("ALL_INGRESS", True),
+        ("ALL_INGRESS SHELL_INGRESS", True),
+        ("SHELL_INGRESS", False),
+        ("NO_INGRESS", False),
+        ("HTTP_INGRESS NO_INGRESS", False),
+    ],
+)
+def test_app_traffic_needs_a_connector_that_admits_it(names: str, open_: bool) -> None:
+    arns = [managed_connector(REGION, name) for name in names.split()]
+    assert connectors.lets_app_traffic_in(arns) is open_
 
 
 def test_deadlines_come_from_the_row() -> None:

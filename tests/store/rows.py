@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
+from rekindle.core.connector import Connector, ConnectorState
 from rekindle.core.image import Build, Hook, Hooks, Image, ImageState, Version, VersionState, VersionStatus
 from rekindle.core.lifecycle import Phase
 from rekindle.core.microvm import IdlePolicy, MicroVM
@@ -118,3 +119,38 @@ async def built_image(store: Store, name: str = "demo", account: str = ACCOUNT) 
 async def started(store: Store, clock: HandClock, name: str = "demo", account: str = ACCOUNT) -> MicroVM:
     vm = vm_row(clock, name, account)
     return await store.run_microvm(vm, PORTS, client_token=None, token_digest="")
+
+
+def connector_row(name: str = "vpc", account: str = ACCOUNT) -> Connector:
+    connector_id = f"nc-{uuid.uuid4()}"
+    return Connector(
+        id=connector_id,
+        arn=f"arn:aws:lambda:{REGION}:{account}:network-connector:{connector_id}",
+        account=account,
+        region=REGION,
+        name=name,
+        state=ConnectorState.PENDING,
+        state_reason="Initial creation",
+        number=1,
+        configuration={
+            "VpcEgressConfiguration": {
+                "SubnetIds": ["subnet-1"],
+                "SecurityGroupIds": ["sg-1"],
+                "NetworkProtocol": "IPv4",
+                "AssociatedComputeResourceTypes": ["MicroVm"],
+            }
+        },
+        operator_role="arn:aws:iam::000000000000:role/operator",
+        tags={"team": "blue"},
+        created_at_ms=1,
+        updated_at_ms=1,
+    )
+
+
+async def settled_connector(store: Store, name: str = "vpc", account: str = ACCOUNT) -> Connector:
+    """ACTIVE, as the node leaves it; its client token is its name."""
+    made = await store.create_connector(connector_row(name, account), client_token=name, token_digest="d")
+    await store.settle_connectors()
+    found = await store.connector(made.arn)
+    assert found is not None
+    return found

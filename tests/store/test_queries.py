@@ -10,7 +10,7 @@ from rekindle.core.lifecycle import Ask, Fact
 from rekindle.store import sql
 from rekindle.store.db import Store
 
-from .rows import ACCOUNT, PORTS, REGION, HandClock, arn, image_rows, vm_row
+from .rows import ACCOUNT, PORTS, REGION, HandClock, arn, image_rows, settled_connector, vm_row
 
 STORE = Path(sql.__file__).parent
 
@@ -48,6 +48,7 @@ async def test_every_query_runs(store: Store, clock: HandClock) -> None:
     await store.access_keys()
     await an_image(store)
     await a_machine(store, clock)
+    await a_connector(store)
     await store.check_invariants()
     clock.pass_minutes(62)
     await store.forget_terminated(clock())
@@ -67,6 +68,19 @@ async def an_image(store: Store) -> None:
     await store.build(build.id)
     await store.builds(image.arn, "1.0")
     await store.version_folders()
+
+
+async def a_connector(store: Store) -> None:
+    made = await settled_connector(store)
+    await store.update_connector(made.arn, configuration=None, operator_role="r", client_token="t", token_digest="d")
+    await store.find_connector(ACCOUNT, REGION, made.name)
+    await store.connectors(ACCOUNT, REGION, after=None, limit=1)
+    await store.connector_versions(made)
+    await store.delete_connector_version(made, 1)
+    await store.change_connector_tags(made.arn, {"a": "b"}, [])
+    await store.change_image_tags(arn("demo"), {"a": "b"}, [])
+    await store.delete_connector(made.arn)
+    await store.settle_connectors()
 
 
 async def a_machine(store: Store, clock: HandClock) -> None:

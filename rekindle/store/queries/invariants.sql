@@ -24,6 +24,19 @@ SELECT image_arn, version, state FROM version WHERE (state = 'SUCCESSFUL') <> (f
 -- invariant_active_versions_are_successful --
 SELECT image_arn, version, state FROM version WHERE status = 'ACTIVE' AND state <> 'SUCCESSFUL'
 
+-- invariant_live_microvms_have_their_connector --
+SELECT id, egress FROM microvm WHERE phase <> 'TERMINATED' AND instr(egress, ':network-connector:nc-') > 0
+    AND NOT EXISTS (SELECT 1 FROM connector WHERE instr(microvm.egress, connector.arn) > 0)
+
+-- invariant_versions_have_their_connector --
+SELECT image_arn, version, egress FROM version WHERE instr(egress, ':network-connector:nc-') > 0
+    AND NOT EXISTS (SELECT 1 FROM connector WHERE instr(version.egress, connector.arn) > 0)
+
+-- invariant_connectors_have_their_latest_version --
+SELECT id, number FROM connector WHERE NOT EXISTS (
+    SELECT 1 FROM connector_version WHERE connector = connector.id AND connector_version.number = connector.number
+        AND connector_version.configuration = connector.configuration)
+
 -- invariant_builds_follow_their_version --
 SELECT build.id FROM build JOIN version ON version.image_arn = build.image_arn AND version.version = build.version
 WHERE build.state <> version.state AND version.state IN ('PENDING', 'IN_PROGRESS', 'SUCCESSFUL', 'FAILED')
