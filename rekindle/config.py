@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from rekindle.core.errors import Invalid
+from rekindle.core.quota import Ceilings, Room
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,65 @@ class Memory:
     default_mib: int = 2048  #: when a create names no size, as on AWS
     extra_sizes_mib: tuple[int, ...] = ()  #: sizes the operator allows besides 512, 1024, 2048, 4096, 8192
     peak_factor: int = 1  #: guest RAM = minimumMemoryInMiB times this (4 on AWS)
+    mib_per_vcpu: int = 2048  #: one vCPU for so much of minimumMemoryInMiB, at least one (with peak_factor 4, AWS: 512)
+    host_mib: int = 0  #: memory of this machine for microVMs; 0: what it has, less an eighth for everything else
+    #: guest RAM of the microVMs that have a process may be this many times host_mib: clones of an image share its
+    #: pages and most guests touch little of their own; beyond it RunMicrovm and ResumeMicrovm are refused
+    overcommit: int = 4
+
+    def room(self) -> Room:
+        """What `host_mib` allows; no limit while that is 0 (the service puts the detected number there)."""
+        return Room(guest_mib=self.host_mib * self.overcommit, peak_factor=self.peak_factor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quotas:
+    """What one account may have and how often it may call; 0 is no limit.
+
+    `preset` chooses all numbers at once, a key that is set overrides the preset's. A rate is two numbers: requests
+    per second, and how many at once after a pause (`[5, 5]`); a call that is a fifth of a second early waits, one
+    that is earlier gets ThrottlingException with Retry-After.
+    """
+
+    preset: str = "generous"  #: generous | aws
+    memory_mib: int = 0  #: minimumMemoryInMiB of all microVMs that are not TERMINATED
+    microvms: int = 0  #: microVMs that are not TERMINATED
+    images: int = 1000  #: images, in whatever state
+    versions_per_image: int = 1000  #: versions of one image, failed ones too
+    concurrent_builds: int = 100  #: builds that wait or run; build.concurrent says how many run
+    connectors: int = 1000  #: network connectors
+    versions_per_connector: int = 1000  #: versions of one network connector
+    run_microvm: tuple[int, int] = (1000, 2000)  #: rate of RunMicrovm
+    resume_microvm: tuple[int, int] = (1000, 2000)  #: rate of ResumeMicrovm
+    suspend_microvm: tuple[int, int] = (1000, 2000)  #: rate of SuspendMicrovm
+    terminate_microvm: tuple[int, int] = (1000, 2000)  #: rate of TerminateMicrovm
+    get_microvm: tuple[int, int] = (5000, 10_000)  #: rate of GetMicrovm
+    create_microvm_auth_token: tuple[int, int] = (5000, 10_000)  #: rate of CreateMicrovmAuthToken
+    create_microvm_shell_auth_token: tuple[int, int] = (1000, 2000)  #: rate of CreateMicrovmShellAuthToken
+    other_operations: tuple[int, int] = (2000, 4000)  #: rate of all other operations together
+
+    def ceilings(self) -> Ceilings:
+        """The numbers that are counted in rows."""
+        return Ceilings(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Ceilings)})
+
+
+#: AWS's numbers (spec §8.1; memory outside the four largest regions). It publishes none for the keys left out.
+AWS_QUOTAS: Mapping[str, Any] = {
+    "preset": "aws",
+    "memory_mib": 409_600,
+    "images": 100,
+    "versions_per_image": 50,
+    "concurrent_builds": 5,
+    "run_microvm": (5, 5),
+    "resume_microvm": (5, 5),
+    "suspend_microvm": (2, 2),
+    "terminate_microvm": (10, 10),
+    "get_microvm": (100, 100),
+    "create_microvm_auth_token": (50, 50),
+    "create_microvm_shell_auth_token": (5, 5),
+    "other_operations": (15, 15),
+}
+PRESETS: Mapping[str, Mapping[str, Any]] = {"generous": {}, "aws": AWS_QUOTAS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +147,7 @@ class Config:
     terminated_kept_s: int = 86_400  #: how long a TERMINATED VM is still answered
     build: Build = field(default_factory=Build)
     memory: Memory = field(default_factory=Memory)
+    quotas: Quotas = field(default_factory=Quotas)
     ingress: Ingress = field(default_factory=Ingress)
     egress: Egress = field(default_factory=Egress)
     artifacts: Artifacts = field(default_factory=Artifacts)
@@ -122,6 +183,8 @@ def load(
     values.setdefault("tools_dir", str(default_state(env) / "tools"))
     if env.get("REKINDLE_TOOLS_DIR"):
         values["tools_dir"] = env["REKINDLE_TOOLS_DIR"]
+    if isinstance(values.get("quotas"), dict):
+        values["quotas"] = _with_preset(values["quotas"])
     if listen or env.get("REKINDLE_LISTEN"):
         values["listen"] = listen or env["REKINDLE_LISTEN"]
     config: Config = _build(Config, values, "")
@@ -129,15 +192,29 @@ def load(
     return config
 
 
+def _with_preset(quotas: dict[str, Any]) -> dict[str, Any]:
+    """The keys of the file over those of the preset it names. Raises Invalid for another preset."""
+    preset = quotas.get("preset", Quotas().preset)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise Invalid(f"quotas.preset must be one of: {', '.join(PRESETS)}")
+    chosen = {key: list(value) if isinstance(value, tuple) else value for key, value in PRESETS[preset].items()}
+    return chosen | quotas
+
+
 def _check(config: Config) -> None:
     """Values of the right type that would leave the service waiting for ever or in the wrong hands."""
-    build, ingress, machine = config.build, config.ingress, config.machine
+    build, ingress, machine, memory = config.build, config.ingress, config.machine, config.memory
     rules = {
         "account must be 12 digits": re.fullmatch(r"\d{12}", config.account),
         "region must be lower-case letters, digits and '-'": re.fullmatch(r"[a-z0-9-]{1,32}", config.region),
         "build.trust must be nobody or operator": build.trust in ("nobody", "operator"),
         "build.concurrent must be at least 1": build.concurrent >= 1,
-        "memory.peak_factor must be at least 1": config.memory.peak_factor >= 1,
+        "memory.peak_factor must be at least 1": memory.peak_factor >= 1,
+        "memory.mib_per_vcpu must be at least 1": memory.mib_per_vcpu >= 1,
+        "memory.overcommit must be at least 1": memory.overcommit >= 1,
+        "memory.host_mib must be at least 0": memory.host_mib >= 0,
+        "memory.default_mib must be at least 1": memory.default_mib >= 1,
+        "memory.extra_sizes_mib must be at least 1 each": all(size >= 1 for size in memory.extra_sizes_mib),
         "egress.vpc must be none or internet": config.egress.vpc in ("none", "internet"),
         "ingress.first_port and ingress.last_port must be ports, the first not above the last": 1
         <= ingress.first_port
@@ -148,9 +225,22 @@ def _check(config: Config) -> None:
         "machine.uids must be at least the number of endpoint ports: each VMM has a uid of its own": machine.uids
         > ingress.last_port - ingress.first_port,
     }
-    for rule, kept in rules.items():
+    for rule, kept in (rules | _quota_rules(config.quotas)).items():
         if not kept:
             raise Invalid(rule)
+
+
+def _quota_rules(quotas: Quotas) -> dict[str, bool]:
+    rules = {}
+    for one in dataclasses.fields(quotas):
+        value = getattr(quotas, one.name)
+        if isinstance(value, int):
+            rules[f"quotas.{one.name} must be at least 0 (0: no limit)"] = value >= 0
+        elif isinstance(value, tuple):
+            rules[
+                f"quotas.{one.name} must be [requests per second, burst], each at least 1, or [0, 0] for no limit"
+            ] = len(value) == 2 and (min(value) >= 1 or value == (0, 0))
+    return rules
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:

@@ -119,16 +119,18 @@ def _hint(field: dataclasses.Field[Any]) -> Any:
 
 def _keys(kind: type[Any], fields: list[dataclasses.Field[Any]], comments: Mapping[str, str]) -> str:
     hints = get_type_hints(kind)
+    presets = {name: keys for name, keys in config.PRESETS.items() if keys and kind is config.Quotas}
     rows = [
         (
             f"`{field.name}`",
             _type_words(hints[field.name]),
             _default(field),
+            *(_shown(keys.get(field.name, field.default)) for keys in presets.values()),
             comments.get(f"{kind.__name__}.{field.name}", ""),
         )
         for field in fields
     ]
-    return _table(("key", "type", "default", "meaning"), rows)
+    return _table(("key", "type", "default", *(f'`preset = "{name}"`' for name in presets), "meaning"), rows)
 
 
 def _type_words(hint: Any) -> str:
@@ -144,6 +146,10 @@ def _default(field: dataclasses.Field[Any]) -> str:
     value = field.default
     if value is dataclasses.MISSING:
         return _COMPUTED[field.name]
+    return _shown(value)
+
+
+def _shown(value: object) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{list(value) if isinstance(value, tuple) else value!r}`".replace("'", '"')

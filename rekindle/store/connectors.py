@@ -11,7 +11,8 @@ from rekindle.clock import Clock
 from rekindle.core.connector import Connector, ConnectorState, ConnectorVersion, UpdateStatus
 from rekindle.core.errors import NotFound, Refused
 from rekindle.core.microvm import Event
-from rekindle.store import events, tokens
+from rekindle.core.quota import NO_CEILINGS, Ceilings
+from rekindle.store import events, quotas, tokens
 from rekindle.store.database import Database, Row, columns
 from rekindle.store.tokens import Asked
 
@@ -23,11 +24,13 @@ class Connectors:
     _db: Database
     _clock: Clock
 
-    async def create_connector(self, connector: Connector, *, client_token: str, token_digest: str) -> Connector:
+    async def create_connector(
+        self, connector: Connector, *, client_token: str, token_digest: str, ceilings: Ceilings = NO_CEILINGS
+    ) -> Connector:
         """Write the row and its version 1, or return what the same client token made before.
 
         Raises Refused when the name is taken in this account and region, or the client token was used with other
-        parameters.
+        parameters; OverQuota when the account has as many as it may.
         """
         asked = Asked(_CREATE, connector.account, connector.region, client_token, token_digest)
         with self._db.transaction():
@@ -36,6 +39,7 @@ class Connectors:
                 return self._read_connector(made)
             if not self._db.run("add_connector", **_row(connector)):
                 raise Refused(f"A network connector with the name '{connector.name}' already exists in this account")
+            quotas.connectors(self._db, connector.account, ceilings)
             self._keep_connector_version(connector)
             tokens.remember(self._db, asked, connector.arn, self._clock())
             self._tell_connector(connector, connector.state.value, "client asked")
@@ -73,10 +77,12 @@ class Connectors:
         operator_role: str | None,
         client_token: str | None,
         token_digest: str,
+        ceilings: Ceilings = NO_CEILINGS,
     ) -> Connector:
         """A new version of it, unless nothing is different or the same client token asked before; None: as it is.
 
-        Raises NotFound, or Refused while it is not ACTIVE or an earlier update goes on.
+        Raises NotFound, Refused while it is not ACTIVE or an earlier update goes on, or OverQuota when it has as many
+        versions as it may.
         """
         with self._db.transaction():
             now = self._read_connector(arn)
@@ -88,6 +94,7 @@ class Connectors:
             if now.last_update_status is UpdateStatus.IN_PROGRESS:
                 raise Refused(f"Network connector {arn} is being updated")
             new = self._changed_connector(now, configuration or now.configuration, operator_role or now.operator_role)
+            quotas.connector_versions(self._db, now.id, ceilings)
             tokens.remember(self._db, asked, arn, self._clock())
         return new
 

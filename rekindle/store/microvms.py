@@ -13,7 +13,8 @@ from rekindle.clock import Clock
 from rekindle.core.errors import NoCapacity, NotFound, Stale
 from rekindle.core.lifecycle import OWES, Ask, Fact, Phase, advance
 from rekindle.core.microvm import Event, IdlePolicy, MicroVM
-from rekindle.store import events, tokens
+from rekindle.core.quota import NO_CEILINGS, NO_LIMIT, Ceilings, Room
+from rekindle.store import events, quotas, tokens
 from rekindle.store.database import Database, Row, columns
 from rekindle.store.tokens import Asked
 
@@ -40,18 +41,34 @@ class MicroVMs:
     _db: Database
     _clock: Clock
 
-    async def run_microvm(self, vm: MicroVM, ports: range, *, client_token: str | None, token_digest: str) -> MicroVM:
+    async def run_microvm(
+        self,
+        vm: MicroVM,
+        ports: range,
+        *,
+        client_token: str | None,
+        token_digest: str,
+        ceilings: Ceilings = NO_CEILINGS,
+        room: Room = NO_LIMIT,
+    ) -> MicroVM:
         """Write the row with an endpoint port of its own, or return what the same client token made before.
 
-        Raises NoCapacity when no port is free, Refused when the client token was used with other parameters.
+        Raises OverQuota when the account has all it may have, NoCapacity when no port is free or the machine has no
+        memory for it, Refused when the client token was used with other parameters.
         """
         asked = Asked(_RUN, vm.account, vm.region, client_token, token_digest)
         with self._db.transaction():
             made = tokens.earlier(self._db, asked, self._clock())
             if made is not None:
                 return self._read(made)
+            if self._db.one("launchable", image_arn=vm.image_arn, version=vm.image_version) is None:
+                raise NotFound(
+                    f"No active version found for MicroVM image {vm.image_arn} and version {vm.image_version}"
+                )
             vm = replace(vm, endpoint_port=self._free_port(vm.node, ports))
             self._db.run("add_microvm", **_row(vm))
+            quotas.microvms(self._db, vm.account, ceilings)
+            quotas.room(self._db, vm.node, room)
             tokens.remember(self._db, asked, vm.id, self._clock())
             self._tell_vm(vm, vm.phase.value, "client asked")
         return vm
@@ -99,10 +116,11 @@ class MicroVMs:
         """Those of the node whose phase owes work."""
         return [vm for vm in await self.all_microvms(node) if vm.phase in OWES]
 
-    async def ask(self, vm_id: str, ask: Ask, *, why: str | None = None) -> MicroVM:
+    async def ask(self, vm_id: str, ask: Ask, *, why: str | None = None, room: Room = NO_LIMIT) -> MicroVM:
         """Move a microVM as a caller wishes; a no-op in the table writes nothing.
 
-        The first TERMINATE's `why` becomes its state reason. Raises NotFound, and Invalid or Refused as `advance` does.
+        The first TERMINATE's `why` becomes its state reason. Raises NotFound, Invalid or Refused as `advance` does, and
+        NoCapacity when it would wake and the machine has no memory for it.
         """
         with self._db.transaction():
             vm = self._read(vm_id)
@@ -110,7 +128,10 @@ class MicroVMs:
             if after is vm.phase:
                 return vm
             reason = (why or ENDED_WELL) if after is Phase.TERMINATING else None
-            return self._write(vm, replace(vm, phase=after, state_reason=reason), why or f"asked to {ask.value}")
+            moved = self._write(vm, replace(vm, phase=after, state_reason=reason), why or f"asked to {ask.value}")
+            if after is Phase.RESUMING:
+                quotas.room(self._db, vm.node, room)
+            return moved
 
     async def report(self, vm: MicroVM, fact: Fact, **changes: Unpack[Changes]) -> MicroVM:
         """Move a microVM as the node found it. Raises Stale, and writes nothing, when its phase is no longer vm.phase.

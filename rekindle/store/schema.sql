@@ -76,6 +76,8 @@ CREATE TABLE version (
     PRIMARY KEY (image_arn, version)
 );
 
+CREATE INDEX version_owing ON version (account, state) WHERE state IN ('PENDING', 'IN_PROGRESS');
+
 CREATE TABLE build (
     id TEXT PRIMARY KEY,
     image_arn TEXT NOT NULL,
@@ -126,8 +128,9 @@ CREATE TABLE microvm (
 );
 
 CREATE INDEX microvm_account ON microvm (account, region, started_at_ms, id);
-CREATE INDEX microvm_node ON microvm (node, phase);
+CREATE INDEX microvm_node ON microvm (node, phase, memory_mib);
 CREATE INDEX microvm_image ON microvm (image_arn);
+CREATE INDEX microvm_live ON microvm (account, memory_mib, phase) WHERE phase <> 'TERMINATED';
 
 CREATE TABLE connector (
     id TEXT PRIMARY KEY,

@@ -48,3 +48,9 @@ CREATE TABLE connector_version (
     created_at_ms INTEGER NOT NULL,
     PRIMARY KEY (connector, number)
 );
+
+-- What quotas count is found in an index alone.
+DROP INDEX microvm_node;
+CREATE INDEX microvm_node ON microvm (node, phase, memory_mib);
+CREATE INDEX microvm_live ON microvm (account, memory_mib, phase) WHERE phase <> 'TERMINATED';
+CREATE INDEX version_owing ON version (account, state) WHERE state IN ('PENDING', 'IN_PROGRESS');
