@@ -43,6 +43,11 @@ def refuse_kms(call: Parsed) -> None:
         raise Unfinished("kmsKeyIdentifier is not supported by this version of Rekindle.")
 
 
+def asked_by(call: Parsed) -> str:
+    """Why something happened, for its story."""
+    return f"asked by access key {call.caller.key_id}"
+
+
 def digest(call: Parsed) -> str:
     """Equal for two requests that ask for the same, whatever their client tokens."""
     params = {name: value for name, value in call.params.items() if name.lower() != "clienttoken"}

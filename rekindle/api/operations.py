@@ -9,10 +9,12 @@ from rekindle.api import (
     codec,
     operations_connectors,
     operations_create,
+    operations_delete,
     operations_images,
     operations_managed,
     operations_microvms,
     operations_tags,
+    operations_update,
 )
 from rekindle.api.context import Parsed, Reply, Tools
 from rekindle.api.model import Operation
@@ -22,8 +24,12 @@ Perform = Callable[[Tools, Parsed], Awaitable[Mapping[str, Any]]]
 
 OPERATIONS: dict[str, Perform] = {
     "CreateMicrovmImage": operations_create.create_image,
+    "UpdateMicrovmImage": operations_update.update_image,
+    "DeleteMicrovmImage": operations_delete.delete_image,
     "GetMicrovmImage": operations_images.get_image,
     "ListMicrovmImages": operations_images.list_images,
+    "UpdateMicrovmImageVersion": operations_update.update_version,
+    "DeleteMicrovmImageVersion": operations_delete.delete_version,
     "GetMicrovmImageVersion": operations_images.get_version,
     "ListMicrovmImageVersions": operations_images.list_versions,
     "GetMicrovmImageBuild": operations_images.get_build,

@@ -14,7 +14,7 @@ from rekindle.core.image import Build, Image, Version
 
 
 async def get_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
-    return _show_image(await _own_image(tools, call))
+    return _show_image(await own_image(tools, call))
 
 
 async def list_images(tools: Tools, call: Parsed) -> Mapping[str, Any]:
@@ -29,16 +29,16 @@ async def list_images(tools: Tools, call: Parsed) -> Mapping[str, Any]:
 
 
 async def get_version(tools: Tools, call: Parsed) -> Mapping[str, Any]:
-    return _show_version(await _own_version(tools, call))
+    return show_version(await _own_version(tools, call))
 
 
 async def list_versions(tools: Tools, call: Parsed) -> Mapping[str, Any]:
-    image = await _own_image(tools, call)
+    image = await own_image(tools, call)
 
     async def fetch(after: str | None, limit: int) -> list[Version]:
         return await tools.store.versions(image.arn, after=after, limit=limit)
 
-    return await page(tools.store, call, fetch, lambda version: version.version, _show_version)
+    return await page(tools.store, call, fetch, lambda version: version.version, show_version)
 
 
 async def get_build(tools: Tools, call: Parsed) -> Mapping[str, Any]:
@@ -69,7 +69,8 @@ async def list_builds(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     return await page(tools.store, call, fetch, lambda build: build.id, _show_build)
 
 
-async def _own_image(tools: Tools, call: Parsed) -> Image:
+async def own_image(tools: Tools, call: Parsed) -> Image:
+    """The image in `imageIdentifier`. Raises NotFound, Invalid or Denied."""
     arn = names.own_image_arn(call)
     image = await tools.store.image(arn)
     if image is None:
@@ -128,7 +129,7 @@ def _show_image(image: Image) -> dict[str, Any]:
     return _show_item(image) | {"tags": dict(image.tags or {}), "updatedAt": image.updated_at_ms}
 
 
-def _show_version(version: Version) -> dict[str, Any]:
+def show_version(version: Version) -> dict[str, Any]:
     hour = datetime.fromtimestamp(version.updated_at_ms / 1000, UTC).strftime("%y%m%d%H")
     return _show_settings(version) | {
         "createdAt": version.created_at_ms,

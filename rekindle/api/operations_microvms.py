@@ -21,7 +21,7 @@ from rekindle.store.microvms import place
 MAX_DURATION = "RunMicrovmRequestMaximumDurationInSecondsInteger"
 MAX_TOKEN_MINUTES = 60  #: not in the model (spec §1.4)
 TOKEN_HEADER = "X-aws-proxy-auth"  # noqa: S105  # a header's name
-_LAUNCHABLE = (ImageState.CREATED, ImageState.UPDATED, ImageState.UPDATING, ImageState.UPDATE_FAILED)
+_GOING = (ImageState.DELETING, ImageState.DELETED)
 
 
 async def run(tools: Tools, call: Parsed) -> Mapping[str, Any]:
@@ -111,8 +111,9 @@ async def _active_version(tools: Tools, call: Parsed) -> Version:
 
 
 def _launchable(image: Image, version: Version) -> bool:
+    """An older version is good while its image is UPDATING or its update failed (spec §1.7). As `launchable` in SQL."""
     whole = version.state is VersionState.SUCCESSFUL and version.status is VersionStatus.ACTIVE
-    return whole and image.state in _LAUNCHABLE
+    return whole and image.state not in _GOING
 
 
 def _check_run(params: Mapping[str, Any], version: Version) -> None:

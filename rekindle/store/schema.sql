@@ -77,6 +77,7 @@ CREATE TABLE version (
 );
 
 CREATE INDEX version_owing ON version (account, state) WHERE state IN ('PENDING', 'IN_PROGRESS');
+CREATE INDEX version_deleting ON version (updated_at_ms) WHERE state = 'DELETING';
 
 CREATE TABLE build (
     id TEXT PRIMARY KEY,

@@ -124,10 +124,17 @@ def test_boto3_does_the_main_job(service: Service) -> None:
         aws.get_microvm(microvmIdentifier="microvm-x")
     with pytest.raises(aws.exceptions.ResourceNotFoundException):
         service.client(OTHER).terminate_microvm(microvmIdentifier=vm["microvmId"])
-    with pytest.raises(ClientError, match=r"UnsupportedOperationException.*UpdateMicrovmImage is not supported"):
-        aws.update_microvm_image(
-            imageIdentifier=made["imageArn"], **{name: one for name, one in create_params().items() if name != "name"}
-        )
+    change = {name: one for name, one in create_params().items() if name != "name"}
+    with pytest.raises(ClientError, match=r"ValidationException.*with running microvms"):
+        aws.delete_microvm_image(imageIdentifier=made["imageArn"])
+    updated = aws.update_microvm_image(imageIdentifier=made["imageArn"], **change)
+    assert (updated["imageVersion"], updated["state"], updated["latestActiveImageVersion"]) == (
+        "2.0",
+        "UPDATING",
+        "1.0",
+    )
+    with pytest.raises(aws.exceptions.ConflictException):
+        aws.update_microvm_image_version(imageIdentifier=made["imageArn"], imageVersion="1.0", status="INACTIVE")
 
 
 @pytest.mark.slow

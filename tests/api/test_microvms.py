@@ -356,16 +356,6 @@ def test_every_phase_has_a_name_that_the_model_knows() -> None:
     assert model.maximum("RunMicrovmRequestMaximumDurationInSecondsInteger") == 28800
 
 
-async def test_what_is_switched_off_or_going_does_not_start(wire: Wire, image: str, store: Store) -> None:
-    """Rows as the operations of the next issue will leave them."""
-    for change in ("UPDATE version SET status = 'INACTIVE'", "UPDATE image SET state = 'DELETING'"):
-        store._db._connection.execute("UPDATE version SET status = 'ACTIVE'")
-        store._db._connection.execute(change)
-        for pinned in ({}, {"imageVersion": "1.0"}):
-            answer = await wire.call("RunMicrovm", imageIdentifier=image, **pinned)
-            assert (answer.status, answer.error[0]) == (404, "ResourceNotFoundException")
-
-
 async def test_regions_are_apart(wire: Wire, image: str) -> None:
     vm_id = (await wire.ok("RunMicrovm", imageIdentifier=image))["microvmId"]
     elsewhere = Wire(wire.api, wire.key, "eu-west-1")

@@ -116,6 +116,18 @@ async def built_image(store: Store, name: str = "demo", account: str = ACCOUNT) 
     )
 
 
+async def updated_image(store: Store, name: str = "demo", account: str = ACCOUNT, *, good: bool = True) -> Version:
+    """A second or later version of a built image, its build over."""
+    _, row, build = image_rows(name, account)
+    _, version = await store.update_image(row, build, client_token=None, token_digest="")
+    version = await store.building(version)
+    if not good:
+        return await store.build_failed(version, reason="CONTAINER_BUILD_FAILED: step 2")
+    return await store.built(
+        version, folder=f"{account}/{build.id}", memory_snapshot_bytes=3, disk_snapshot_bytes=2, code_install_bytes=1
+    )
+
+
 async def started(store: Store, clock: HandClock, name: str = "demo", account: str = ACCOUNT) -> MicroVM:
     vm = vm_row(clock, name, account)
     return await store.run_microvm(vm, PORTS, client_token=None, token_digest="")

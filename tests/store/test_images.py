@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from rekindle.core.errors import Invalid, NotFound, Refused, Stale
+from rekindle.core.errors import Invalid, Refused, Stale
 from rekindle.core.image import ImageState, VersionState, VersionStatus
-from rekindle.core.lifecycle import Ask, Fact
 from rekindle.store.db import Store
 
-from .rows import ACCOUNT, OTHER, REGION, HandClock, arn, build_row, built_image, image_rows, started
+from .rows import ACCOUNT, OTHER, REGION, arn, build_row, built_image, image_rows
 
 
 async def test_rows_come_back_as_they_were(store: Store) -> None:
@@ -59,7 +58,7 @@ async def test_a_build_that_succeeds_changes_all_three_rows(store: Store) -> Non
     assert await store.active_version(version.image_arn) == version
     assert await store.versions_owing() == []
     story = [event.what for event in await store.events(version.image_arn, 9)]
-    assert story == ["version 1.0 PENDING", "version 1.0 IN_PROGRESS", "version 1.0 SUCCESSFUL"]
+    assert story == ["version 1.0 PENDING", "version 1.0 IN_PROGRESS", "version 1.0 SUCCESSFUL", "image CREATED"]
 
 
 async def test_a_build_that_fails_says_why(store: Store) -> None:
@@ -102,28 +101,6 @@ async def test_lists_go_on_behind_a_place(store: Store) -> None:
     [build] = await store.builds(arn("a"), "1.0", architecture="X86_64", chipset="INTEL", chipset_generation="1")
     assert await store.builds(arn("a"), "1.0", after=build.id) == []
     assert await store.builds(arn("a"), "1.0", architecture="ARM_64") == []
-
-
-async def test_deleting_waits_for_builds_and_machines(store: Store, clock: HandClock) -> None:
-    _, version, _ = rows = image_rows()
-    await store.create_image(*rows, client_token="t", token_digest="d")
-    with pytest.raises(Refused, match="being built"):
-        await store.delete_image(version.image_arn)
-    version = await store.building(version)
-    await store.built(version, folder="f", memory_snapshot_bytes=1, disk_snapshot_bytes=1, code_install_bytes=1)
-    vm = await started(store, clock)
-    with pytest.raises(Refused, match="running MicroVMs"):
-        await store.delete_image(version.image_arn)
-    await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)
-    await store.delete_image(version.image_arn)
-    assert await store.image(version.image_arn) is None
-    assert await store.version_folders() == set()
-    assert await store.events(version.image_arn, 9) == []
-    with pytest.raises(NotFound):
-        await store.delete_image(version.image_arn)
-    # The token went with its image: the same create makes a new one instead of a ghost.
-    again, _ = await store.create_image(*image_rows(), client_token="t", token_digest="d")
-    assert again.id != rows[0].id
 
 
 async def test_half_a_create_leaves_nothing(store: Store) -> None:

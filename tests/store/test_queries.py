@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rekindle.core.image import VersionStatus
 from rekindle.core.lifecycle import Ask, Fact
+from rekindle.core.quota import Ceilings, Room
 from rekindle.store import sql
 from rekindle.store.db import Store
 
-from .rows import ACCOUNT, PORTS, REGION, HandClock, arn, image_rows, settled_connector, vm_row
+from .rows import ACCOUNT, PORTS, REGION, HandClock, arn, image_rows, settled_connector, updated_image, vm_row
 
 STORE = Path(sql.__file__).parent
 
@@ -53,6 +55,8 @@ async def test_every_query_runs(store: Store, clock: HandClock) -> None:
     clock.pass_minutes(62)
     await store.forget_terminated(clock())
     await store.delete_image(arn("demo"))
+    for going in await store.versions_deleting():
+        await store.version_removed(going)
     assert noting.used == set(noting)
 
 
@@ -68,6 +72,12 @@ async def an_image(store: Store) -> None:
     await store.build(build.id)
     await store.builds(image.arn, "1.0")
     await store.version_folders()
+    await store.build_ids()
+    await updated_image(store)
+    await store.set_version_status(image.arn, "2.0", VersionStatus.INACTIVE)
+    await store.delete_version(image.arn, "2.0")
+    for going in await store.versions_deleting():
+        await store.version_removed(going)
 
 
 async def a_connector(store: Store) -> None:
@@ -84,7 +94,8 @@ async def a_connector(store: Store) -> None:
 
 
 async def a_machine(store: Store, clock: HandClock) -> None:
-    vm = await store.run_microvm(vm_row(clock), PORTS, client_token="t", token_digest="d")
+    ceilings, room = Ceilings(memory_mib=512), Room(guest_mib=512)
+    vm = await store.run_microvm(vm_row(clock), PORTS, client_token="t", token_digest="d", ceilings=ceilings, room=room)
     await store.microvms(ACCOUNT, REGION)
     await store.owing("local")
     await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)

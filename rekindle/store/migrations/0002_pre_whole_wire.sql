@@ -54,3 +54,4 @@ DROP INDEX microvm_node;
 CREATE INDEX microvm_node ON microvm (node, phase, memory_mib);
 CREATE INDEX microvm_live ON microvm (account, memory_mib, phase) WHERE phase <> 'TERMINATED';
 CREATE INDEX version_owing ON version (account, state) WHERE state IN ('PENDING', 'IN_PROGRESS');
+CREATE INDEX version_deleting ON version (updated_at_ms) WHERE state = 'DELETING';

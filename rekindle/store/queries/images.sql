@@ -17,16 +17,17 @@ WHERE account = :account AND region = :region AND arn > :after
     AND (:name_contains IS NULL OR instr(name, :name_contains) > 0)
 ORDER BY arn LIMIT :limit
 
--- finish_image --
--- A build ended: CREATING and UPDATING become what the caller says, any other state (DELETING) stays.
-UPDATE image SET
-    state = CASE state WHEN 'CREATING' THEN :created WHEN 'UPDATING' THEN :updated ELSE state END,
-    latest_active_version = COALESCE(:active, latest_active_version),
-    latest_failed_version = COALESCE(:failed, latest_failed_version),
-    updated_at_ms = :now_ms
-WHERE arn = :arn
+-- move_image --
+-- Compare-and-swap on the state: no row means that someone else moved it first. What is latest follows the versions.
+UPDATE image SET state = :state, last_number = last_number + :step, updated_at_ms = :now_ms,
+    latest_active_version = (SELECT version FROM version WHERE image_arn = :arn AND state = 'SUCCESSFUL'
+        AND status = 'ACTIVE' ORDER BY number DESC LIMIT 1),
+    latest_failed_version = (SELECT version FROM version WHERE image_arn = :arn AND state = 'FAILED'
+        ORDER BY number DESC LIMIT 1)
+WHERE arn = :arn AND state = :from_state
+RETURNING *
 
--- delete_image --
+-- forget_image --
 DELETE FROM image WHERE arn = :arn
 
 -- add_version --
@@ -61,8 +62,25 @@ UPDATE version SET state = :state, status = :status, state_reason = :state_reaso
 WHERE image_arn = :image_arn AND version = :version AND revision = :revision AND state IN ('PENDING', 'IN_PROGRESS')
 RETURNING *
 
--- delete_versions --
-DELETE FROM version WHERE image_arn = :image_arn
+-- change_version --
+-- Compare-and-swap, of a version whose build is over.
+UPDATE version SET state = :state, status = :status, updated_at_ms = :updated_at_ms, revision = revision + 1
+WHERE image_arn = :image_arn AND version = :version AND revision = :revision AND state IN ('SUCCESSFUL', 'FAILED')
+RETURNING *
+
+-- launchable --
+SELECT 1 FROM version JOIN image ON image.arn = version.image_arn
+WHERE version.image_arn = :image_arn AND version.version = :version
+    AND version.state = 'SUCCESSFUL' AND version.status = 'ACTIVE' AND image.state NOT IN ('DELETING', 'DELETED')
+
+-- count_versions --
+SELECT count(*) AS count FROM version WHERE image_arn = :image_arn
+
+-- versions_deleting --
+SELECT * FROM version WHERE state = 'DELETING' ORDER BY updated_at_ms, image_arn, number
+
+-- forget_version --
+DELETE FROM version WHERE image_arn = :image_arn AND version = :version
 
 -- add_build --
 INSERT INTO build (id, image_arn, version, state, architecture, chipset, chipset_generation, created_at_ms,
@@ -86,5 +104,8 @@ UPDATE build SET state = :state, state_reason = :state_reason, memory_snapshot_b
     disk_snapshot_bytes = :disk_snapshot_bytes, code_install_bytes = :code_install_bytes
 WHERE image_arn = :image_arn AND version = :version
 
--- delete_builds --
-DELETE FROM build WHERE image_arn = :image_arn
+-- build_ids --
+SELECT id FROM build
+
+-- forget_builds --
+DELETE FROM build WHERE image_arn = :image_arn AND version = :version

@@ -19,7 +19,8 @@ SELECT id FROM microvm WHERE phase <> 'TERMINATED' AND NOT EXISTS (
         AND version.account = microvm.account AND version.state = 'SUCCESSFUL')
 
 -- invariant_successful_versions_have_a_folder --
-SELECT image_arn, version, state FROM version WHERE (state = 'SUCCESSFUL') <> (folder IS NOT NULL)
+SELECT image_arn, version, state FROM version
+WHERE (state = 'SUCCESSFUL' AND folder IS NULL) OR (state NOT IN ('SUCCESSFUL', 'DELETING') AND folder IS NOT NULL)
 
 -- invariant_active_versions_are_successful --
 SELECT image_arn, version, state FROM version WHERE status = 'ACTIVE' AND state <> 'SUCCESSFUL'
@@ -41,6 +42,26 @@ SELECT id, number FROM connector WHERE NOT EXISTS (
 SELECT build.id FROM build JOIN version ON version.image_arn = build.image_arn AND version.version = build.version
 WHERE build.state <> version.state AND version.state IN ('PENDING', 'IN_PROGRESS', 'SUCCESSFUL', 'FAILED')
 
--- invariant_images_name_versions_they_have --
-SELECT arn FROM image WHERE latest_active_version IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM version WHERE version.image_arn = image.arn AND version.version = image.latest_active_version)
+-- invariant_images_know_their_latest_versions --
+SELECT arn, latest_active_version, latest_failed_version FROM image
+WHERE COALESCE(latest_active_version, '') <> COALESCE((SELECT version FROM version WHERE image_arn = image.arn
+        AND state = 'SUCCESSFUL' AND status = 'ACTIVE' ORDER BY number DESC LIMIT 1), '')
+    OR COALESCE(latest_failed_version, '') <> COALESCE((SELECT version FROM version WHERE image_arn = image.arn
+        AND state = 'FAILED' ORDER BY number DESC LIMIT 1), '')
+
+-- invariant_no_version_number_is_ahead_of_its_image --
+SELECT image_arn, number, last_number FROM version JOIN image ON image.arn = version.image_arn
+WHERE number > last_number OR version.version <> number || '.0'
+
+-- invariant_images_that_change_say_what --
+SELECT arn, state FROM image WHERE (state IN ('CREATING', 'UPDATING', 'DELETING')) <> EXISTS (
+    SELECT 1 FROM version WHERE image_arn = image.arn AND state IN ('PENDING', 'IN_PROGRESS', 'DELETING'))
+
+-- invariant_one_version_of_an_image_changes_at_a_time --
+SELECT image_arn FROM version JOIN image ON image.arn = version.image_arn
+WHERE image.state <> 'DELETING' AND version.state IN ('PENDING', 'IN_PROGRESS', 'DELETING')
+GROUP BY image_arn HAVING count(*) > 1
+
+-- invariant_an_image_that_goes_has_only_versions_that_go --
+SELECT image_arn, version, version.state FROM version JOIN image ON image.arn = version.image_arn
+WHERE image.state = 'DELETING' AND version.state <> 'DELETING'

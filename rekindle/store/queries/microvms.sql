@@ -27,6 +27,10 @@ SELECT * FROM microvm WHERE node = :node AND phase <> 'TERMINATED' ORDER BY star
 -- count_live_of_image --
 SELECT count(*) AS count FROM microvm WHERE image_arn = :image_arn AND phase <> 'TERMINATED'
 
+-- count_live_of_version --
+SELECT count(*) AS count FROM microvm
+WHERE image_arn = :image_arn AND image_version = :image_version AND phase <> 'TERMINATED'
+
 -- used_ports --
 SELECT endpoint_port FROM microvm
 WHERE node = :node AND (terminated_at_ms IS NULL OR terminated_at_ms > :freed_before_ms)
