@@ -27,7 +27,7 @@ from rekindle.core.lifecycle import OWES, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.image import toolbox
 from rekindle.node.layout import Layout
-from rekindle.node.rest import rest
+from rekindle.rest import rest
 from rekindle.store.db import Store
 
 EVENTS_SHOWN = 50
@@ -57,8 +57,8 @@ class Operator(Protocol):
     async def app_output(self, vm: MicroVM, offset: int) -> tuple[bytes, int]:
         """The app's output from `offset` on, and the offset after it; nothing while the VM sleeps."""
 
-    async def remove_image(self, arn: str) -> None:
-        """Forget an image and delete its files. Raises NotFound, Refused."""
+    async def remove_image(self, arn: str, version: str | None = None) -> None:
+        """Delete an image or one version of it; returns when it is gone. Raises NotFound, Invalid, Refused."""
 
     async def down(self) -> int:
         """Terminate every microVM, then have the service and the relay stop behind this answer; how many there were."""
@@ -167,6 +167,7 @@ async def _microvm(request: Request) -> Response:
     more = {
         "endpoint": desk.operator.endpoint(vm),
         "uptime_s": _short(desk, vm, None)["uptime_s"],
+        "guest_memory_mib": vm.memory_mib * desk.config.memory.peak_factor,
         "home": str(home),
         "disk_bytes": await asyncio.to_thread(vitals.allocated_bytes, home),
         "snapshots": await asyncio.to_thread(_snapshots, home),
@@ -268,7 +269,7 @@ async def _newest_version(desk: Desk, arn: str) -> str:
 
 async def _image_rm(request: Request) -> Response:
     arn = str(image_arn(request.query_params.get("arn", "")))
-    await _desk(request).operator.remove_image(arn)
+    await _desk(request).operator.remove_image(arn, request.query_params.get("version"))
     return JSONResponse({})
 
 

@@ -12,7 +12,7 @@ import rekindle
 PACKAGE = Path(rekindle.__file__).parent
 
 #: Modules beside the folders that anybody above `core` may use: they know nothing of ours but `core`.
-GROUND = {"core", "clock", "config", "unixsock", "seal", "process", "threads"}
+GROUND = {"core", "clock", "config", "unixsock", "seal", "process", "rest", "threads"}
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "clock": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"core"},
     "seal": {"core"},
     "process": {"core"},
+    "rest": set(),
     "threads": set(),
     "store": GROUND,
     "driver": GROUND,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rekindle.core.errors import NoCapacity, NotFound, RekindleError
+from rekindle.core.errors import NoCapacity, NotFound, RekindleError, Stale
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import leftovers, manifest
@@ -24,7 +24,8 @@ from rekindle.node.builds import Workshop
 from rekindle.node.keeper import Keeper
 from rekindle.node.machine import Baked, route_of
 from rekindle.node.perform import Hands, remove_tree
-from rekindle.node.rest import rest
+from rekindle.node.removals import Removals
+from rekindle.rest import rest
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Agent:
         self._leaving = False
         self._baked: dict[str, Baked] = {}  # by image folder: a name may be used again, a folder never
         self._building: set[tuple[str, str]] = set()
+        self._removals = Removals(at.host.layout, store, lambda folder: self._baked.pop(folder, None))
         self._own: asyncio.TaskGroup | None = None
         self._builders = asyncio.Semaphore(at.host.config.build.concurrent)
 
@@ -84,6 +86,10 @@ class Agent:
         while self._keepers:
             self._changed.clear()
             await self._changed.wait()
+
+    async def removed(self, arn: str, version: str | None = None) -> None:
+        """Return when nothing of an image that is DELETING is left, or of its one version."""
+        await self._removals.gone(arn, version)
 
     def leave_relay(self) -> None:
         """The relay is about to be stopped on purpose: do not start another."""
@@ -126,6 +132,8 @@ class Agent:
             await connectors.settle(self._store)
             for version in await self._store.versions_owing():
                 self._build(version.image_arn, version.version)
+            for version in await self._removals.taken():
+                self._spawn(self._removals.remove(version), f"removal of {version.image_arn} {version.version}")
             await self._kicked.wait()
 
     def _keep(self, vm_id: str, *, routed: bool = False) -> Keeper:
@@ -159,6 +167,8 @@ class Agent:
                 version = await self._store.version(*key)
                 if version is not None:
                     await builds.make(self._shop, version)
+        except Stale as err:
+            LOG.info("build of %s %s ends: %s", *key, err)
         except Exception:
             LOG.exception("build of %s %s failed", *key)
             await self._broken(key)
@@ -216,7 +226,7 @@ class Agent:
         if vm is None or vm.phase is not Phase.SUSPENDED or vm.idle is None or not vm.idle.auto_resume:
             return
         try:
-            await self._store.ask(vm_id, Ask.RESUME, why="request")
+            await self._store.ask(vm_id, Ask.RESUME, why="request", room=self._at.host.config.memory.room())
         except RekindleError as err:
             LOG.info("%s: %s", vm_id, err.message)
         self._keep(vm_id).poke()
@@ -248,6 +258,7 @@ class Agent:
             for folder in account.iterdir():
                 if f"{account.name}/{folder.name}" not in folders:
                     await asyncio.to_thread(remove_tree, folder)
+        await self._removals.sweep_logs()
 
     async def _end_leftover(self, home: Path) -> None:
         """What cannot be removed is told and left for the next start: it must not keep the service from serving."""

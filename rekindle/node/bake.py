@@ -28,7 +28,7 @@ from rekindle.node import hooks
 from rekindle.node.machine import Host, disk_bytes
 from rekindle.node.perform import SEED_BYTES, remove_tree
 from rekindle.node.relay import Relay
-from rekindle.node.rest import rest
+from rekindle.rest import rest
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from rekindle import threads
 from rekindle.clock import Clock
-from rekindle.core.errors import BuildFailed, RekindleError
+from rekindle.core.errors import BuildFailed, RekindleError, Stale
 from rekindle.core.image import Version, VersionState
 from rekindle.core.microvm import Event
 from rekindle.driver import files
@@ -63,7 +63,8 @@ class BuildLog:
 
 
 async def make(shop: Workshop, version: Version) -> None:
-    """Build one version to its end, good or bad; the row says which. Raises nothing that belongs to the image."""
+    """Build one version to its end, good or bad; the row says which. Raises nothing that belongs to the image, but
+    Stale when the row moved on."""
     version = await shop.store.building(version)
     build_id = (await shop.store.builds(version.image_arn, version.version))[0].id
     log = BuildLog(shop.oven.host.layout.build_log(build_id), shop.clock)
@@ -103,7 +104,11 @@ async def _make(shop: Workshop, version: Version, build_id: str, log: BuildLog) 
         snapshot = await bake.bake(shop.oven, version, built.config, making, log)
         await bake.validate(shop.oven, version, making, log)
         await threads.finish(_keep, making, layout.image(folder), built)
-        await _built(shop, version, folder, built, snapshot)
+        try:
+            await _built(shop, version, folder, built, snapshot)
+        except Stale:
+            await threads.finish(remove_tree, layout.image(folder))
+            raise
         log(f"SUCCESSFUL memory {snapshot.memory_bytes} bytes, disk {snapshot.disk_bytes} bytes")
     finally:
         await threads.finish(remove_tree, making)

@@ -7,19 +7,20 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 
-from rekindle import __version__, threads
-from rekindle.core.errors import GuestError, NotFound, Refused, RekindleError
+from rekindle import __version__
+from rekindle.core.errors import GuestError, MachineError, RekindleError
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import cgroup
 from rekindle.node.agent import NODE, Agent
 from rekindle.node.machine import Host, endpoint_of
-from rekindle.node.perform import remove_tree
 from rekindle.node.relay import Relay
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
 DOWN_S = 120.0
+REMOVED_S = 120.0
+OPERATOR = "asked by the operator"
 
 
 class Operating:
@@ -68,19 +69,21 @@ class Operating:
         output = kept.read_bytes()
         return output[offset:], len(output)
 
-    async def remove_image(self, arn: str) -> None:
-        """Raises NotFound, or Refused while a microVM of it lives or a version is being built."""
-        if await self._store.image(arn) is None:
-            raise NotFound(f"MicroVMImage not found for MicroVMImageID: {arn}")
-        if any(vm.image_arn == arn for vm in await self._store.all_microvms(NODE)):
-            raise Refused("Cannot delete MicroVM image with running MicroVMs.")
-        if any(version.image_arn == arn for version in await self._store.versions_owing()):
-            raise Refused("Cannot delete MicroVM image in its current state: a version is being built.")
-        versions = await self._store.versions(arn, after=None, limit=1000)
-        await self._store.delete_image(arn)
-        for folder in (version.folder for version in versions):
-            if folder is not None:
-                await threads.finish(remove_tree, self._host.layout.image(folder))
+    async def remove_image(self, arn: str, version: str | None = None) -> None:
+        """The image, or one version of it, as the AWS API deletes them; returns when it is gone.
+
+        Raises NotFound, Invalid or Refused as the store does, and MachineError when its files do not go.
+        """
+        if version is None:
+            await self._store.delete_image(arn, why=OPERATOR)
+        else:
+            await self._store.delete_version(arn, version, why=OPERATOR)
+        self._agent.kick()
+        try:
+            async with asyncio.timeout(REMOVED_S):
+                await self._agent.removed(arn, version)
+        except TimeoutError as err:
+            raise MachineError(f"{arn} is DELETING, but its files are still there; the service's log says why") from err
 
     async def down(self) -> int:
         """Raises GuestError when a microVM did not end in time; then nothing was stopped."""

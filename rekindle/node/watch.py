@@ -11,7 +11,7 @@ from rekindle.core.errors import GuestError, MachineError
 from rekindle.driver.base import Exit, Handle
 from rekindle.guest.client import AppEnd
 from rekindle.node.perform import SYNC_S, Hands
-from rekindle.node.rest import rest
+from rekindle.rest import rest
 
 LOG = logging.getLogger(__name__)
 CHANNEL_AGAIN_S = 5.0  #: at the latest; a lost channel pokes
