@@ -1,4 +1,4 @@
-"""Images: build a folder, list, follow a build's log, remove."""
+"""Images: build a folder, list, follow a build's log, switch versions on and off, remove."""
 
 # ruff: noqa: FBT002 - a flag of the command line is a boolean parameter to Typer
 
@@ -19,7 +19,10 @@ BUILD_HOOKS = ("ready", "validate")
 RUNTIME_HOOKS = ("run", "resume", "suspend", "terminate")
 SPOOL_BYTES = 16 << 20  # a larger archive goes to disk
 
-commands = typer.Typer(help="Build, list and remove images.", no_args_is_help=True)
+Image = Annotated[str, typer.Argument(help="Image name or ARN.")]
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="An image version, as 2.0.")]
+
+commands = typer.Typer(help="Build, list and remove images and their versions.", no_args_is_help=True)
 
 
 @commands.command()
@@ -36,32 +39,44 @@ def build(
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the app; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Build an image from a folder. Dockerfile, boot, snapshot; the build's log is shown until it ends."""
+    """Build an image from a folder, or its next version when the name exists.
+
+    Dockerfile, boot, snapshot; the build's log is shown until it ends. MicroVMs of an older version run on.
+    """
     here = session.of(context)
     name = name or folder.resolve().name
-    request = _request(here, name, memory, _hooks(hook or [], hook_port), dict(_pair(text) for text in env or []))
+    request = _request(here, memory, _hooks(hook or [], hook_port), dict(_pair(text) for text in env or []))
     with here.aws() as aws:
         request["codeArtifact"] = {"uri": _upload(here, folder, name)}
-        arn = aws.create_microvm_image(**request)["imageArn"]
-    _follow(here, arn, version=None, as_text=not as_json)
+        made = _create_or_update(aws, name, image_identifier(here, name), request)
+    arn, version = made["imageArn"], made["imageVersion"]
+    _follow(here, arn, version=version, as_text=not as_json)
     with here.aws() as aws:
         image = aws.get_microvm_image(imageIdentifier=arn)
-    if image["state"] != "CREATED":
-        raise CallFailed(f"{name} is {image['state']}: {_reason(here, arn)}")
+        built = aws.get_microvm_image_version(imageIdentifier=arn, imageVersion=version)
+    if built["state"] != "SUCCESSFUL":
+        raise CallFailed(f"{name} is {image['state']}: {built.get('stateReason') or 'no reason is known'}")
     if as_json:
         output.answer(image)
     else:
-        output.line(f"{arn} is {image['state']}; start one with: {here.command(f'run {name}')}")
+        output.line(f"{arn} is {image['state']}: version {version}; start one with: {here.command(f'run {name}')}")
 
 
-def _request(
-    here: Session, name: str, memory: int | None, hooks: dict[str, Any] | None, env: dict[str, str]
-) -> dict[str, Any]:
-    """CreateMicrovmImage without the artifact. The role is only echoed: this machine has no IAM."""
+def _create_or_update(aws: Any, name: str, arn: str, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        aws.get_microvm_image(imageIdentifier=arn)
+    except aws.exceptions.ResourceNotFoundException:
+        made: dict[str, Any] = aws.create_microvm_image(name=name, **request)
+    else:
+        made = aws.update_microvm_image(imageIdentifier=arn, **request)
+    return made
+
+
+def _request(here: Session, memory: int | None, hooks: dict[str, Any] | None, env: dict[str, str]) -> dict[str, Any]:
+    """What a create and an update both ask, but for the artifact. The role is only echoed: this machine has no IAM."""
     with here.aws() as aws:
         base = aws.list_managed_microvm_images()["items"][0]["imageArn"]
     request: dict[str, Any] = {
-        "name": name,
         "baseImageArn": base,
         "buildRoleArn": f"arn:aws:iam::{here.config().account}:role/rekindle",
     }
@@ -108,22 +123,12 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _follow(here: Session, arn: str, *, version: str | None, as_text: bool) -> None:
+def _follow(here: Session, arn: str, *, version: str, as_text: bool) -> None:
     """The build's log until the build is over."""
-    query = {"arn": arn, "follow": "1"} | ({"version": version} if version else {})
-    with output.progress(f"Building {arn}"):
-        for chunk in here.stream("/v1/images/log", **query):
+    with output.progress(f"Building {arn} version {version}"):
+        for chunk in here.stream("/v1/images/log", arn=arn, version=version, follow="1"):
             if as_text:
                 output.copy([chunk])
-
-
-def _reason(here: Session, arn: str) -> str:
-    with here.aws() as aws:
-        image = aws.get_microvm_image(imageIdentifier=arn)
-        failed = image.get("latestFailedImageVersion")
-        if failed is None:
-            return "no reason is known"
-        return str(aws.get_microvm_image_version(imageIdentifier=arn, imageVersion=failed).get("stateReason"))
 
 
 @commands.command("ls")
@@ -135,19 +140,61 @@ def list_images(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         output.document(items)
         return
-    head = ("IMAGE", "STATE", "ACTIVE", "CREATED (UTC)", "ARN")
+    head = ("IMAGE", "STATE", "ACTIVE", "FAILED", "CREATED (UTC)", "ARN")
     output.table(head, (_row(item) for item in items))
 
 
 def _row(item: dict[str, Any]) -> tuple[object, ...]:
-    created = output.instant(int(item["createdAt"].timestamp() * 1000))
-    return item["name"], item["state"], item.get("latestActiveImageVersion"), created, item["imageArn"]
+    active, failed = item.get("latestActiveImageVersion"), item.get("latestFailedImageVersion")
+    return item["name"], item["state"], active, failed, _created(item), item["imageArn"]
+
+
+def _created(item: dict[str, Any]) -> str:
+    return output.instant(int(item["createdAt"].timestamp() * 1000))
+
+
+@commands.command()
+def versions(context: typer.Context, image: Image, as_json: Json = False) -> None:
+    """List the versions of an image, newest first."""
+    here = session.of(context)
+    with here.aws() as aws:
+        pages = aws.get_paginator("list_microvm_image_versions").paginate(imageIdentifier=image_identifier(here, image))
+        items = [item for page in pages for item in page["items"]]
+    if as_json:
+        output.document(items)
+        return
+    head = ("VERSION", "STATE", "STATUS", "MEMORY", "CREATED (UTC)", "REASON")
+    output.table(head, (_version_row(item) for item in items))
+
+
+def _version_row(item: dict[str, Any]) -> tuple[object, ...]:
+    memory = f"{item['resources'][0]['minimumMemoryInMiB']} MiB"
+    return item["imageVersion"], item["state"], item["status"], memory, _created(item), item.get("stateReason")
+
+
+@commands.command()
+def activate(context: typer.Context, image: Image, version: Version) -> None:
+    """Let microVMs be started from a version. Without a version `run` takes the newest active one."""
+    _set_status(session.of(context), image, version, "ACTIVE")
+
+
+@commands.command()
+def deactivate(context: typer.Context, image: Image, version: Version) -> None:
+    """Start no more microVMs from a version; those that are there live on."""
+    _set_status(session.of(context), image, version, "INACTIVE")
+
+
+def _set_status(here: Session, image: str, version: str, status: str) -> None:
+    arn = image_identifier(here, image)
+    with here.aws() as aws:
+        aws.update_microvm_image_version(imageIdentifier=arn, imageVersion=version, status=status)
+    output.line(f"{arn} version {version} is {status}")
 
 
 @commands.command()
 def logs(
     context: typer.Context,
-    image: Annotated[str, typer.Argument(help="Image name or ARN.")],
+    image: Image,
     version: Annotated[str | None, typer.Option(help="Image version [default: the newest].")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the build is over.")] = False,
 ) -> None:
@@ -161,9 +208,12 @@ def logs(
 def rm(
     context: typer.Context,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image names or ARNs.")],
+    version: Annotated[str | None, typer.Option(help="Only this version, of one image.")] = None,
 ) -> None:
-    """Remove images with their snapshots. Refused while a microVM of theirs lives."""
+    """Remove images with their snapshots, or one version. Refused while a microVM of theirs lives."""
+    if version is not None and len(images) != 1:
+        raise typer.BadParameter("--version goes with one image")
     here = session.of(context)
     for arn in (image_identifier(here, name) for name in images):
-        here.post("/v1/images/rm", arn=arn)
-        output.line(f"{arn} removed")
+        here.post("/v1/images/rm", arn=arn, **({} if version is None else {"version": version}))
+        output.line(f"{arn} {'' if version is None else f'version {version} '}removed")

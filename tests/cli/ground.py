@@ -21,7 +21,7 @@ from rekindle.artifacts import app as artifacts
 from rekindle.clock import wall_ms
 from rekindle.config import Config
 from rekindle.core.account import AccessKey
-from rekindle.core.errors import MachineError, NotFound
+from rekindle.core.errors import MachineError
 from rekindle.core.microvm import MicroVM
 from rekindle.identity import Identity, ensure, write_client_files
 from rekindle.node.layout import Layout
@@ -67,10 +67,10 @@ class Operating:
     async def app_output(self, vm: MicroVM, offset: int) -> tuple[bytes, int]:
         return self.output[offset:], len(self.output)
 
-    async def remove_image(self, arn: str) -> None:
-        if await self.store.image(arn) is None:
-            raise NotFound(f"There is no image {arn}")
-        await self.store.delete_image(arn)
+    async def remove_image(self, arn: str, version: str | None = None) -> None:
+        await (self.store.delete_image(arn) if version is None else self.store.delete_version(arn, version))
+        for going in await self.store.versions_deleting():
+            await self.store.version_removed(going)
 
     async def down(self) -> int:
         vms = await self.store.all_microvms(self.node)

@@ -23,7 +23,7 @@ from rekindle.core.microvm import MicroVM
 from rekindle.driver.process import started_ticks
 from rekindle.store.microvms import Changes
 from tests.cli.ground import Ground
-from tests.store.rows import HandClock, arn, built_image, vm_row
+from tests.store.rows import HandClock, arn, built_image, updated_image, vm_row
 from tests.waiting import until_async
 
 STEP = b"STEP 1/2: FROM rekindle/debian:13\n"
@@ -366,11 +366,61 @@ async def test_image_ls_and_rm(here: Ground) -> None:
     assert (await here.cli("image", "ls")).out.splitlines()[1].split()[:3] == ["demo", "CREATED", "1.0"]
     vm = await running(here)
     held = await here.cli("image", "rm", "demo")
-    assert (held.code, "running MicroVMs" in held.err) == (1, True)
+    assert (held.code, "running microvms" in held.err) == (1, True)
     await here.store.ask(vm.id, Ask.TERMINATE)
     await here.store.report(await _in_phase(here, vm.id, "TERMINATING"), Fact.STOPPED)
     assert (await here.cli("image", "rm", "demo")).out == f"{arn('demo')} removed\n"
     assert (await here.cli("image", "rm", "demo")).code == 1
+
+
+async def test_image_build_of_a_name_that_is_there_makes_its_next_version(here: Ground, tmp_path: Path) -> None:
+    await built_image(here.store, "app")
+    folder = dockerfile(tmp_path)
+    async with asyncio.TaskGroup() as own:
+        building = own.create_task(here.cli("image", "build", str(folder), "--memory", "256"))
+        version = await _building(here)
+        with _log_of(here, await _build_id(here, version)) as log:
+            log.write(STEP)
+        await here.store.built(
+            version, folder="f", memory_snapshot_bytes=1, disk_snapshot_bytes=1, code_install_bytes=1
+        )
+    done = building.result()
+    assert (version.version, version.memory_mib, done.code) == ("2.0", 256, 0), done.err
+    assert STEP.decode() in done.out
+    assert f"{arn('app')} is UPDATED: version 2.0; start one with: " in done.out
+
+
+async def test_image_build_of_a_version_that_fails_says_why_and_keeps_the_old_one(here: Ground, tmp_path: Path) -> None:
+    await built_image(here.store, "app")
+    async with asyncio.TaskGroup() as own:
+        building = own.create_task(here.cli("image", "build", str(dockerfile(tmp_path))))
+        await here.store.build_failed(await _building(here), reason="CONTAINER_BUILD_FAILED: step 2")
+    assert building.result().code == 1
+    assert "app is UPDATE_FAILED: CONTAINER_BUILD_FAILED: step 2" in building.result().err
+    row = (await here.cli("image", "ls")).out.splitlines()[1].split()
+    assert row[:4] == ["app", "UPDATE_FAILED", "1.0", "2.0"]
+
+
+async def test_image_versions_are_listed_switched_and_removed(here: Ground) -> None:
+    await built_image(here.store)
+    await updated_image(here.store)
+    rows = [line.split() for line in (await here.cli("image", "versions", "demo")).out.splitlines()]
+    assert rows[0][:4] == ["VERSION", "STATE", "STATUS", "MEMORY"]
+    assert [row[:2] for row in rows[1:]] == [["2.0", "SUCCESSFUL"], ["1.0", "SUCCESSFUL"]]
+    off = await here.cli("image", "deactivate", "demo", "2.0")
+    assert off.out == f"{arn('demo')} version 2.0 is INACTIVE\n"
+    items = (await here.cli("image", "versions", arn("demo"), "--json")).json
+    assert [(item["imageVersion"], item["status"]) for item in items] == [("2.0", "INACTIVE"), ("1.0", "ACTIVE")]
+    assert (await here.cli("image", "activate", "demo", "2.0")).code == 0
+    assert [one.status.value for one in await here.store.versions(arn("demo"), after=None, limit=9)] == ["ACTIVE"] * 2
+    unknown = await here.cli("image", "activate", "demo", "9.0")
+    assert (unknown.code, "Version: 9.0" in unknown.err) == (1, True)
+    assert (await here.cli("image", "rm", "a", "b", "--version", "1.0")).code == 2
+    gone = await here.cli("image", "rm", "demo", "--version", "2.0")
+    assert gone.out == f"{arn('demo')} version 2.0 removed\n"
+    last = await here.cli("image", "rm", "demo", "--version", "1.0")
+    assert (last.code, "only version" in last.err) == (1, True)
+    assert [one.version for one in await here.store.versions(arn("demo"), after=None, limit=9)] == ["1.0"]
 
 
 # -- the service and the machine ---------------------------------------------------------------------------------------
@@ -390,11 +440,12 @@ async def test_ca_prints_the_path_or_the_certificate(here: Ground) -> None:
 
 
 async def test_init_writes_a_configuration_once(here: Ground) -> None:
-    words = ["init", "--trust-builds", "--listen", "127.0.0.1:9", "--artifacts", "127.0.0.1:10"]
+    words = ["init", "--trust-builds", "--listen", "127.0.0.1:9", "--artifacts", "127.0.0.1:10", "--quotas", "aws"]
     done = await here.cli(*words)
     assert f"rekindle --state {here.config.state} serve" in done.out
     made = config.load(state=here.config.state, env={})
     assert (made.listen, made.build.trust, made.artifacts.listen) == ("127.0.0.1:9", "operator", "127.0.0.1:10")
+    assert made.quotas == config.Quotas(**config.AWS_QUOTAS)
     again = await here.cli(*words)
     assert (again.code, "exists already" in again.err) == (1, True)
 

@@ -54,7 +54,7 @@ def image_rows(name: str = "demo", account: str = ACCOUNT) -> tuple[Image, Versi
         state=VersionState.PENDING,
         status=VersionStatus.INACTIVE,
         revision=0,
-        request={"description": "x"},
+        request={"description": "x", "resources": [{"minimumMemoryInMiB": 512}]},
         base_image_version="1.0",
         artifact_uri="s3://code/demo.zip",
         memory_mib=512,
