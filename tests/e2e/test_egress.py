@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.e2e.cloud import HOOKS, Cloud, Vm, interpreter_files
 from tests.e2e.outside import (
@@ -29,8 +30,20 @@ from tests.e2e.outside import (
     host_addresses,
     outside,
 )
+from tests.waiting import until
 
 NO_EGRESS = "arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:NO_EGRESS"
+SHELL_INGRESS = NO_EGRESS.replace("NO_EGRESS", "SHELL_INGRESS")
+VPC = {
+    "Configuration": {
+        "VpcEgressConfiguration": {
+            "SubnetIds": ["subnet-1"],
+            "NetworkProtocol": "IPv4",
+            "AssociatedComputeResourceTypes": ["MicroVm"],
+        }
+    },
+    "OperatorRole": "arn:aws:iam::000000000000:role/operator",
+}
 FORBIDDEN = [
     *("0.0.0.1", "10.0.0.1", "10.255.255.254", "100.64.0.1", "100.100.100.200", "127.0.0.3", "169.254.169.254"),
     *("169.254.170.2", "172.16.0.1", "172.31.255.254", "192.0.0.192", "192.0.2.1", "192.88.99.1", "192.168.0.1"),
@@ -269,6 +282,41 @@ def test_no_egress_means_none(world: Outside, launch: Callable[..., Vm]) -> None
     assert refused(words)
     assert took_s < 3
     assert answer(vm, "names('public.test')") == "gaierror"
+
+
+def test_a_vpc_connector_reaches_nothing_unless_the_operator_says(
+    world: Outside, cloud: Cloud, launch: Callable[..., Vm]
+) -> None:
+    core = cloud.client("lambda-core")
+    made = core.create_network_connector(Name="egress-test", **VPC)["Arn"]
+    until(lambda: core.get_network_connector(Identifier=made)["State"] == "ACTIVE", 10, f"{made} is ACTIVE")
+    vm = launch(egressNetworkConnectors=[made])
+    assert vm.row()["egressNetworkConnectors"] == [made]
+    vm.snippet(GUEST)
+    for _ in range(2):
+        words, took_s = answer(vm, f"timed(tries, '{STAND_IN}', {WEB})")
+        assert refused(words)
+        assert took_s < 3
+        assert answer(vm, "names('public.test')") == "gaierror"
+        vm.suspend()
+    told = [event["why"] for event in cloud.inspect(vm.id)["events"] if event["what"] == "VPC connector"]
+    assert [made in one and "nothing outside" in one for one in told] == [True]
+    with pytest.raises(ClientError, match=f"ResourceConflictException.*is used by MicroVM {vm.id}"):
+        core.delete_network_connector(Identifier=made)
+    vm.terminate()
+    core.delete_network_connector(Identifier=made)
+    until(lambda: core.list_network_connectors()["NetworkConnectors"] == [], 10, f"{made} is gone")
+
+
+# -- the way in --------------------------------------------------------------------------------------------------------
+
+
+def test_a_shell_connector_alone_lets_no_app_traffic_in(launch: Callable[..., Vm]) -> None:
+    vm = launch(ingressNetworkConnectors=[SHELL_INGRESS])
+    vm.until("RUNNING")
+    with vm.http() as session:
+        reply = session.get("/state")
+    assert (reply.status_code, reply.content) == (502, b"")
 
 
 # -- freezing ----------------------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_the_api_refuses_a_wrong_secret(cloud: Cloud) -> None:
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
 
 
-def test_what_is_not_there_yet_says_so(cloud: Cloud) -> None:
+def test_another_product_is_named(cloud: Cloud) -> None:
     with pytest.raises(ClientError) as refused:
-        cloud.client("lambda-core").list_network_connectors()
-    assert "ListNetworkConnectors" in refused.value.response["Error"]["Message"]
+        cloud.client("lambda-core").list_runtimes()
+    assert refused.value.response["Error"]["Message"].startswith("ListRuntimes belongs to Lambda runtimes")
