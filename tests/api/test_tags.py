@@ -117,12 +117,19 @@ async def test_an_image_is_not_made_with_such_tags(wire: Wire, tags: dict[str, s
     assert (await wire.ok("ListMicrovmImages"))["items"] == []
 
 
-async def test_what_is_going_keeps_its_tags(wire: Wire, store: Store) -> None:
-    connector = await subject(store, "connector")
-    await change(wire, "TagResource", Resource=connector, Tags={"a": "1"})
-    await wire.ok("DeleteNetworkConnector", Identifier=connector)
+@pytest.mark.parametrize(
+    ("kind", "delete", "member"),
+    [
+        ("connector", "DeleteNetworkConnector", "Identifier"),
+        ("image", "DeleteMicrovmImage", "imageIdentifier"),
+    ],
+)
+async def test_what_is_going_keeps_its_tags(wire: Wire, store: Store, kind: str, delete: str, member: str) -> None:
+    going = await subject(store, kind)
+    await change(wire, "TagResource", Resource=going, Tags={"a": "1"})
+    await wire.ok(delete, **{member: going})
     for name, params in CALLS[1:]:
-        answer = await wire.call(name, Resource=connector, **params)
-        message = f"The tags of {connector} cannot be changed while it is DELETING"
+        answer = await wire.call(name, Resource=going, **params)
+        message = f"The tags of {going} cannot be changed while it is DELETING"
         assert (answer.status, answer.error) == (409, ("ResourceConflictException", message))
-    assert await wire.ok("ListTags", Resource=connector) == {"Tags": {"a": "1"}}
+    assert await wire.ok("ListTags", Resource=going) == {"Tags": {"a": "1"}}
