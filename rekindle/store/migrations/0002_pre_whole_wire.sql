@@ -40,6 +40,10 @@ CREATE TABLE connector (
     UNIQUE (account, region, name)
 );
 
+-- What the node has to look at; the same words as the query `connectors_owing`.
+CREATE INDEX connector_owing ON connector (created_at_ms, id)
+WHERE state IN ('PENDING', 'DELETING') OR last_update_status = 'InProgress';
+
 CREATE TABLE connector_version (
     connector TEXT NOT NULL REFERENCES connector (id),
     number INTEGER NOT NULL,
