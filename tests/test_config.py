@@ -24,6 +24,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     [
         ("[build]\nconcurrent = 0", "build.concurrent"),
         ('[build]\ntrust = "Operator"', "build.trust"),
+        ('[egress]\nvpc = "nat"', "egress.vpc must be none or internet"),
         ("[ingress]\nfirst_port = 9000\nlast_port = 8000", "ingress.first_port"),
         ("[ingress]\nlast_port = 70000", "ingress.last_port"),
         ("[ingress]\nhold_s = 0", "ingress.hold_s"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rekindle.api import names
+from rekindle.api import connectors, names
 from rekindle.api.context import Parsed, Tools
 from rekindle.api.operations_images import own_image, show_created, show_version
 from rekindle.api.settings import build_row, settings, version_row
@@ -26,6 +26,8 @@ async def update_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         token_digest=names.digest(call),
         why=names.asked_by(call),
     )
+    if version.version == row.version:  # not an earlier one with the same client token
+        await connectors.tell(tools, image.arn, version.egress)
     tools.engine.kick()
     answer = show_created(image, version)
     del answer["tags"]

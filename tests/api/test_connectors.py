@@ -451,6 +451,22 @@ async def test_an_image_passes_its_vpc_connector_on(wire: Wire, store: Store) ->
     assert own["egressNetworkConnectors"] == [MANAGED + "INTERNET_EGRESS"]
 
 
+async def test_an_update_of_an_image_takes_and_drops_a_connector(wire: Wire, store: Store) -> None:
+    made = await active(wire, store)
+    image = (await built_image(store)).image_arn
+    with_it = {name: one for name, one in create_params(egressNetworkConnectors=[made]).items() if name != "name"}
+    for _ in range(2):
+        told = await wire.ok("UpdateMicrovmImage", imageIdentifier=image, **with_it, clientToken="u")
+        assert (told["egressNetworkConnectors"], told["imageVersion"]) == ([made], "2.0")
+    assert len(await story(store, image)) == 1
+    assert (await refused(wire, "DeleteNetworkConnector", Identifier=made))[2].endswith(f"{image} version 2.0")
+    version = await store.building((await store.versions_owing())[0])
+    await store.built(version, folder="f", memory_snapshot_bytes=1, disk_snapshot_bytes=1, code_install_bytes=1)
+    del with_it["egressNetworkConnectors"]
+    told = await wire.ok("UpdateMicrovmImage", imageIdentifier=image, **with_it)
+    assert told["egressNetworkConnectors"] == [MANAGED + "INTERNET_EGRESS"]
+
+
 async def test_where_a_vpc_connector_means_the_internet(api: Api, store: Store) -> None:
     tools: Tools = replace(api.tools, config=replace(api.tools.config, egress=Egress(vpc="internet")))
     wire = Wire(Api(tools), KEYS[ACCOUNT])
