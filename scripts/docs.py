@@ -1,4 +1,4 @@
-"""Write the documentation that can be computed: docs/lifecycle.md, docs/configuration.md, docs/cli.md.
+"""Write the documentation that can be computed: the pages lifecycle, configuration, cli and compat of docs/.
 
 `scripts/docs.py` writes, `scripts/docs.py --check` fails when a file is not what it would write.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
+from compat import page as compat_page
+from compat import table as _table
 
 from rekindle import config
 from rekindle.cli.app import app
@@ -26,7 +28,12 @@ FOOT = "\n*Written by `make docs`; do not edit.*\n"
 
 def pages() -> dict[str, str]:
     """File name below docs/ to its text."""
-    return {"lifecycle.md": lifecycle_page(), "configuration.md": configuration_page(), "cli.md": cli_page()}
+    return {
+        "lifecycle.md": lifecycle_page(),
+        "configuration.md": configuration_page(),
+        "cli.md": cli_page(),
+        "compat.md": compat_page(ROOT) + FOOT,
+    }
 
 
 # -- lifecycle ---------------------------------------------------------------------------------------------------------
@@ -222,11 +229,6 @@ def _metavar(argument: Any) -> str:
 def _option_help(option: Any) -> str:
     shown = option.default not in (None, False) and not callable(option.default)
     return f"{option.help} [default: {option.default}]" if shown else str(option.help)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def main() -> int:
