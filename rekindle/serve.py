@@ -14,11 +14,12 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import IO, Any
 
 import uvloop
 
-from rekindle import binaries, identity, operator_api, servers, unixsock
+from rekindle import binaries, identity, operator_api, servers, unixsock, vitals
 from rekindle.api import app as api
 from rekindle.artifacts import app as artifacts
 from rekindle.clock import Clock, wall_ms
@@ -58,6 +59,7 @@ def main(config: Config) -> None:
 async def _serve(config: Config, clock: Clock) -> None:
     if config.ingress.domain:
         raise Invalid("ingress.domain: host mode is not there yet; leave it empty (endpoints are localhost:<port>)")
+    config = _measured(config)
     layout = Layout(config.state)
     layout.make()
     async with AsyncExitStack() as stack:
@@ -98,6 +100,13 @@ async def _serve(config: Config, clock: Clock) -> None:
         ]
         await agent.start()
         await _run(agent, listeners, stop)
+
+
+def _measured(config: Config) -> Config:
+    """With the numbers that 0 leaves to this machine."""
+    if config.memory.host_mib:
+        return config
+    return replace(config, memory=replace(config.memory, host_mib=vitals.memory_mib_for_guests()))
 
 
 def _relay_config(config: Config, who: identity.Identity) -> dict[str, object]:

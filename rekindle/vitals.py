@@ -25,6 +25,12 @@ def process(pid: int, started_ticks: int) -> dict[str, object] | None:
         return None
 
 
+def memory_mib_for_guests() -> int:
+    """What this machine has, less an eighth for everything else on it."""
+    lines = dict(line.split(":", 1) for line in (_PROC / "meminfo").read_text().splitlines())
+    return int(lines["MemTotal"].split()[0]) // 1024 * 7 // 8
+
+
 def allocated_bytes(folder: Path) -> int:
     """What a folder takes on disk, as `du` counts it: sparse files by their blocks. 0 when it is not there."""
     total = 0

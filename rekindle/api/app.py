@@ -17,6 +17,7 @@ from rekindle.api.context import Caller, Engine, Parsed, Raw, Reply, Routed, Sig
 from rekindle.api.errors import TooLarge
 from rekindle.api.model import SIGNING_NAME, Operation
 from rekindle.api.router import route
+from rekindle.api.throttle import Throttle
 from rekindle.api.validate import validate
 from rekindle.clock import Clock
 from rekindle.config import Config
@@ -40,6 +41,7 @@ class Api:
 
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
+        self._throttle = Throttle(tools.config.quotas, tools.clock)
 
     async def answer(self, raw: Raw) -> Reply:
         operation: Operation | None = None
@@ -47,6 +49,7 @@ class Api:
             signed = await self.sign(raw)
             routed = self.route(signed)
             operation = routed.operation
+            await self._throttle.admit(routed.caller.account, operation.name)
             parsed = self.parse(routed)
             return await operations.perform(self.tools, parsed)
         except RekindleError as err:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from rekindle.api.model import Operation
 from rekindle.clock import Clock
 from rekindle.config import Config
+from rekindle.core import cpu
+from rekindle.core.cpu import Cpu
 from rekindle.core.managed import Managed
 from rekindle.core.microvm import MicroVM
 from rekindle.store.db import Store
@@ -93,3 +95,4 @@ class Tools:
     config: Config
     clock: Clock
     host_cpus: int
+    cpu: Cpu = field(default_factory=cpu.here)  #: what guests of this machine have

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from rekindle.api import model
 from rekindle.api.context import Reply
@@ -49,7 +50,7 @@ SHAPE: dict[type[RekindleError], tuple[str, ...]] = {
         "InvalidParameterValueException",
     ),
     OverQuota: ("ServiceQuotaExceededException", "NetworkConnectorLimitExceededException", "ThrottlingException"),
-    Throttled: ("ThrottlingException", "TooManyRequestsException"),
+    Throttled: ("TooManyRequestsException", "ThrottlingException"),  # tag operations have both, and are classic Lambda
     NoCapacity: ("InsufficientCapacityException", "ThrottlingException", "TooManyRequestsException"),
 }
 
@@ -93,7 +94,7 @@ def refusal(err: RekindleError, operation: Operation | None) -> Reply:
     if isinstance(err, TooLarge):
         headers["Connection"] = "close"  # the rest of the body is still coming
     message: str | None = err.message or None  # a bad cursor has no text (spec §1.8)
-    return Reply(model.error_status(name), _body(name, operation, message), headers)
+    return Reply(model.error_status(name), _body(name, operation, message, _details(err)), headers)
 
 
 def internal(operation: Operation | None = None) -> Reply:
@@ -109,7 +110,15 @@ def _modelled(operation: Operation | None) -> set[str]:
     return {shape.name for shape in operation.model.error_shapes}
 
 
-def _body(name: str, operation: Operation | None, message: str | None) -> bytes:
+def _details(err: RekindleError) -> dict[str, str]:
+    """What is known besides the text; a shape without such a member does not say it."""
+    if not isinstance(err, Throttled):
+        return {}
+    quota = {} if err.quota_code is None else {"serviceCode": model.SIGNING_NAME, "quotaCode": err.quota_code}
+    return quota | {"Reason": "CallerRateLimitExceeded"}
+
+
+def _body(name: str, operation: Operation | None, message: str | None, known: Mapping[str, str] | None = None) -> bytes:
     """lambda-microvms has detail members always there, as null; lambda-core leaves them out (recorded: spec §1.1)."""
     service = model.SERVICES[0] if operation is None else operation.service
     shape = model.error_shape(name, service)
@@ -118,4 +127,5 @@ def _body(name: str, operation: Operation | None, message: str | None) -> bytes:
     if name in _CAPITAL:
         text = "Message"
     details = {} if service != model.SERVICES[0] else {one: None for one in members if one.lower() != "message"}
-    return json.dumps({text: message} | details).encode()
+    said = {one: value for one, value in (known or {}).items() if one in members}
+    return json.dumps({text: message} | details | said).encode()

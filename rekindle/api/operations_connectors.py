@@ -30,7 +30,10 @@ async def create(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     if not params.get("OperatorRole"):
         raise Invalid(f"NetworkConnectorOperatorRole is required for {TYPE} connector type")
     connector = await tools.store.create_connector(
-        _new(tools, call), client_token=params["ClientToken"], token_digest=names.digest(call)
+        _new(tools, call),
+        client_token=params["ClientToken"],
+        token_digest=names.digest(call),
+        ceilings=tools.config.quotas.ceilings(),
     )
     tools.engine.kick()
     return _show(connector)
@@ -83,6 +86,7 @@ async def update(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         operator_role=call.params.get("OperatorRole"),
         client_token=call.params.get("ClientToken"),
         token_digest=names.digest(call),
+        ceilings=tools.config.quotas.ceilings(),
     )
     tools.engine.kick()
     versions = {} if connector.number == 1 else _qualified(connector, connector.number)

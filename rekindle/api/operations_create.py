@@ -21,7 +21,12 @@ async def create_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     image = _image(call, tools.clock())
     version = version_row(tools, call, image, image.last_number, asked)
     made, version = await tools.store.create_image(
-        image, version, build_row(version), client_token=call.params.get("clientToken"), token_digest=names.digest(call)
+        image,
+        version,
+        build_row(version, tools.cpu),
+        client_token=call.params.get("clientToken"),
+        token_digest=names.digest(call),
+        ceilings=tools.config.quotas.ceilings(),
     )
     if made.id == image.id:  # not an earlier one with the same client token
         await connectors.tell(tools, image.arn, version.egress)

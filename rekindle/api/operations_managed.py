@@ -30,6 +30,7 @@ async def list_versions(tools: Tools, call: Parsed) -> Mapping[str, Any]:
             "imageArn": arn,
             "imageVersion": base.version,
             "status": "AVAILABLE",
+            "supportedCpuConfigurations": [{"architecture": tools.cpu.architecture}],
             "updatedAt": base.made_at_ms,
         }
 

@@ -30,7 +30,14 @@ async def run(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     if vm is None:
         new = await _checked(tools, call)
         ports = range(tools.config.ingress.first_port, tools.config.ingress.last_port + 1)
-        vm = await tools.store.run_microvm(new, ports, client_token=token, token_digest=digest)
+        vm = await tools.store.run_microvm(
+            new,
+            ports,
+            client_token=token,
+            token_digest=digest,
+            ceilings=tools.config.quotas.ceilings(),
+            room=tools.config.memory.room(),
+        )
         if vm.id == new.id:  # not an earlier one with the same client token
             await connectors.tell(tools, vm.id, vm.egress)
     if vm.phase is Phase.PENDING:  # a repeated client token may find it far along
@@ -84,7 +91,7 @@ async def create_auth_token(tools: Tools, call: Parsed) -> Mapping[str, Any]:
 
 async def _ask(tools: Tools, call: Parsed, ask: Ask) -> dict[str, Any]:
     vm = await names.own_microvm(tools.store, call)
-    await tools.store.ask(vm.id, ask)
+    await tools.store.ask(vm.id, ask, room=tools.config.memory.room())
     tools.engine.kick()
     return {}
 

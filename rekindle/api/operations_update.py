@@ -21,10 +21,11 @@ async def update_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     row = version_row(tools, call, replace(image, updated_at_ms=tools.clock()), image.last_number + 1, asked)
     image, version = await tools.store.update_image(
         row,
-        build_row(row),
+        build_row(row, tools.cpu),
         client_token=call.params.get("clientToken"),
         token_digest=names.digest(call),
         why=names.asked_by(call),
+        ceilings=tools.config.quotas.ceilings(),
     )
     if version.version == row.version:  # not an earlier one with the same client token
         await connectors.tell(tools, image.arn, version.egress)

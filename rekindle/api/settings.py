@@ -14,12 +14,10 @@ from typing import Any
 from rekindle.api import connectors
 from rekindle.api.context import Caller, Parsed, Tools
 from rekindle.api.hooks import hooks
-from rekindle.core import managed, sizes
+from rekindle.core import cpu, managed, sizes
+from rekindle.core.cpu import Cpu
 from rekindle.core.errors import Invalid
 from rekindle.core.image import Build, Hooks, Image, Version, VersionState, VersionStatus
-
-#: What this machine offers, said honestly; the generation is Rekindle's own count of guest machine types.
-ARCHITECTURE, CHIPSET, CHIPSET_GENERATION = "X86_64", "INTEL", "1"
 
 _S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+", re.DOTALL)
 #: Set by the platform in every guest (spec §6.3).
@@ -48,7 +46,8 @@ async def settings(tools: Tools, caller: Caller, params: Mapping[str, Any]) -> S
     """Every rule that the model cannot say. Raises Invalid or NotFound."""
     base_arn: str = params["baseImageArn"]
     base = managed.base_version(tools.engine.managed(), caller.region, base_arn, params.get("baseImageVersion"))
-    _check_architecture(params.get("cpuConfigurations", []))
+    for one in params.get("cpuConfigurations", []):
+        cpu.check(one["architecture"], tools.cpu)
     return Settings(
         base_image_version=base,
         artifact_uri=_artifact_uri(params["codeArtifact"]["uri"]),
@@ -81,12 +80,6 @@ def _environment(variables: Mapping[str, str]) -> Mapping[str, str]:
     return variables
 
 
-def _check_architecture(configurations: list[Mapping[str, str]]) -> None:
-    for one in configurations:
-        if one["architecture"] != ARCHITECTURE:
-            raise Invalid(f"Architecture {one['architecture']} is not available; this machine offers {ARCHITECTURE}.")
-
-
 def version_row(tools: Tools, call: Parsed, image: Image, number: int, settings: Settings) -> Version:
     """The row to be of version `<number>.0`, whose build is still to be made."""
     return Version(
@@ -97,11 +90,11 @@ def version_row(tools: Tools, call: Parsed, image: Image, number: int, settings:
         state=VersionState.PENDING,
         status=VersionStatus.INACTIVE,
         revision=0,
-        request=_echoed(call.params, settings.memory_mib),
+        request=_echoed(tools, call.params, settings.memory_mib),
         base_image_version=settings.base_image_version,
         artifact_uri=settings.artifact_uri,
         memory_mib=settings.memory_mib,
-        vcpus=sizes.vcpus(settings.memory_mib, tools.host_cpus),
+        vcpus=sizes.vcpus(settings.memory_mib, tools.host_cpus, tools.config.memory.mib_per_vcpu),
         environment=settings.environment,
         hooks=settings.hooks,
         os_capabilities_all=settings.os_capabilities_all,
@@ -111,7 +104,7 @@ def version_row(tools: Tools, call: Parsed, image: Image, number: int, settings:
     )
 
 
-def _echoed(params: Mapping[str, Any], memory_mib: int) -> dict[str, Any]:
+def _echoed(tools: Tools, params: Mapping[str, Any], memory_mib: int) -> dict[str, Any]:
     """The members that answers repeat as they were given; defaults filled in."""
     echoed = (
         "additionalOsCapabilities",
@@ -124,19 +117,19 @@ def _echoed(params: Mapping[str, Any], memory_mib: int) -> dict[str, Any]:
         "logging",
     )
     return {name: params.get(name) for name in echoed} | {
-        "cpuConfigurations": params.get("cpuConfigurations") or [{"architecture": ARCHITECTURE}],
+        "cpuConfigurations": params.get("cpuConfigurations") or [{"architecture": tools.cpu.architecture}],
         "resources": [{"minimumMemoryInMiB": memory_mib}],
     }
 
 
-def build_row(version: Version) -> Build:
+def build_row(version: Version, of: Cpu) -> Build:
     return Build(
         id=str(uuid.uuid4()),
         image_arn=version.image_arn,
         version=version.version,
         state=VersionState.PENDING,
-        architecture=ARCHITECTURE,
-        chipset=CHIPSET,
-        chipset_generation=CHIPSET_GENERATION,
+        architecture=of.architecture,
+        chipset=of.chipset,
+        chipset_generation=of.chipset_generation,
         created_at_ms=version.created_at_ms,
     )

@@ -60,6 +60,7 @@ def init(
     ] = False,
     listen: Annotated[str | None, typer.Option(help="ADDRESS:PORT of the API.")] = None,
     artifacts: Annotated[str | None, typer.Option(help="ADDRESS:PORT of the artifact store.")] = None,
+    quotas: Annotated[str | None, typer.Option(help="What an account may have: generous, or aws for AWS's.")] = None,
 ) -> None:
     """Make the state folder with a configuration file of its own. Refuses to overwrite one."""
     here = session.of(context)
@@ -67,7 +68,7 @@ def init(
     if path.exists():
         raise Invalid(f"{path} exists already; edit it, or use another folder: rekindle --state DIR init")
     here.layout.make()
-    path.write_text(configuration(listen, artifacts, trust_builds=trust_builds))
+    path.write_text(configuration(listen, artifacts, quotas, trust_builds=trust_builds))
     try:
         here.config()
     except Invalid:
@@ -77,7 +78,7 @@ def init(
     output.line(f"Start the service with: {here.command('serve')}")
 
 
-def configuration(listen: str | None, artifacts: str | None, *, trust_builds: bool) -> str:
+def configuration(listen: str | None, artifacts: str | None, quotas: str | None, *, trust_builds: bool) -> str:
     """The text of a new rekindle.toml; what is not set stays at its default (docs/configuration.md)."""
     lines = ["# Every key and its default: docs/configuration.md"]
     if listen:
@@ -86,6 +87,8 @@ def configuration(listen: str | None, artifacts: str | None, *, trust_builds: bo
         lines += ["", "[build]", 'trust = "operator"  # a Dockerfile build shares this host\'s kernel']
     if artifacts:
         lines += ["", "[artifacts]", f'listen = "{artifacts}"']
+    if quotas:
+        lines += ["", "[quotas]", f'preset = "{quotas}"']
     return "\n".join(lines) + "\n"
 
 

@@ -120,7 +120,7 @@ def _summary(vm: dict[str, Any]) -> dict[str, object]:
         "image": f"{vm['image_arn']} {vm['image_version']}",
         "endpoint": f"https://{vm['endpoint']}",
         "started": f"{output.instant(vm['started_at_ms'])} (up {output.span(vm['uptime_s'])})",
-        "size": f"{vm['memory_mib']} MiB, {vm['vcpus']} vCPU",
+        "size": f"{vm['memory_mib']} MiB; the guest sees {vm['guest_memory_mib']} MiB and {vm['vcpus']} vCPU",
         "folder": f"{vm['home']} ({output.size(vm['disk_bytes'])})",
         "snapshots": ", ".join(f"{one['name']} ({output.size(one['bytes'])})" for one in vm["snapshots"]),
     }

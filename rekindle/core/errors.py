@@ -44,11 +44,12 @@ class OverQuota(RekindleError):
 
 
 class Throttled(RekindleError):
-    """Too many calls; `retry_after_s` says when to come back."""
+    """Too many calls; `retry_after_s` says when to come back, `quota_code` what AWS calls the rate (None: unknown)."""
 
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str, *, retry_after_s: int = 1, quota_code: str | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.quota_code = quota_code
 
 
 class NoCapacity(RekindleError):

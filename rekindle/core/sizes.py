@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from rekindle.core.errors import Invalid
 
 AWS_SIZES_MIB = (512, 1024, 2048, 4096, 8192)
-_MIB_PER_VCPU = 2048
 
 
 def check_memory(memory_mib: int, extra_sizes_mib: Iterable[int], base_arn: str) -> int:
@@ -21,6 +20,9 @@ def check_memory(memory_mib: int, extra_sizes_mib: Iterable[int], base_arn: str)
     return memory_mib
 
 
-def vcpus(memory_mib: int, host_cpus: int) -> int:
-    """AWS's baseline of one vCPU for 2 GiB, at least one, never more than the host has."""
-    return max(1, min(host_cpus, memory_mib // _MIB_PER_VCPU))
+def vcpus(memory_mib: int, host_cpus: int, mib_per_vcpu: int) -> int:
+    """One vCPU for `mib_per_vcpu` of baseline memory, at least one, never more than the host has.
+
+    AWS grants one for 2048 MiB at all times and shows the guest one for 512 (spec §6.2).
+    """
+    return max(1, min(host_cpus, memory_mib // mib_per_vcpu))

@@ -168,6 +168,7 @@ async def test_managed_images_are_ours(wire: Wire) -> None:
                 "imageArn": BASE,
                 "imageVersion": "1",
                 "status": "AVAILABLE",
+                "supportedCpuConfigurations": [{"architecture": "X86_64"}],
                 "updatedAt": 1_780_000_000.0,
             }
         ],

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rekindle.core import connectors, managed, sizes
+from rekindle.config import Memory
+from rekindle.core import connectors, cpu, managed, sizes
 from rekindle.core.arn import ImageArn, image_arn, managed_connector
-from rekindle.core.errors import Denied, Invalid
+from rekindle.core.errors import Denied, Invalid, MachineError
 from rekindle.core.managed import Managed
+from rekindle.core.quota import Room
 from tests.store.rows import HandClock, vm_row
 
 REGION = "eu-west-1"
@@ -49,12 +51,49 @@ def test_sizes_are_awss_and_the_operators() -> None:
             sizes.check_memory(memory_mib, (), "base")
 
 
+def test_the_refusal_of_a_size_is_the_recorded_one() -> None:
+    """Spec §1.4, measured on the live service."""
+    base = f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1"
+    with pytest.raises(Invalid) as refused:
+        sizes.check_memory(3072, (), base)
+    assert refused.value.message == (
+        f"The requested memory size of 3072 MiB is not supported by base MicroVM image {base}. "
+        "Supported memory sizes in MiB are: [512, 1024, 2048, 4096, 8192]."
+    )
+    with pytest.raises(Invalid, match=r"\[128, 256, 512, 1024, 2048, 4096, 8192\]\.$"):
+        sizes.check_memory(3072, (256, 128, 512), base)
+
+
 @pytest.mark.parametrize(
     ("memory_mib", "host_cpus", "expected"),
     [(256, 2, 1), (2048, 2, 1), (4096, 8, 2), (8192, 8, 4), (8192, 2, 2), (8192, 0, 1)],
 )
 def test_vcpus_follow_the_memory_up_to_the_host(memory_mib: int, host_cpus: int, expected: int) -> None:
-    assert sizes.vcpus(memory_mib, host_cpus) == expected
+    assert sizes.vcpus(memory_mib, host_cpus, Memory().mib_per_vcpu) == expected
+
+
+@pytest.mark.parametrize(("memory_mib", "seen"), [(512, 1), (1024, 2), (2048, 4), (4096, 8), (8192, 16)])
+def test_with_512_mib_for_each_guests_see_awss_vcpus(memory_mib: int, seen: int) -> None:
+    """The table of spec §6.2."""
+    assert sizes.vcpus(memory_mib, 64, 512) == seen
+
+
+def test_a_machine_offers_its_own_architecture() -> None:
+    arm, intel = cpu.of_machine("aarch64"), cpu.of_machine("x86_64")
+    assert [(one.architecture, one.chipset) for one in (arm, intel)] == [("ARM_64", "GRAVITON"), ("X86_64", "INTEL")]
+    cpu.check("ARM_64", arm)
+    for architecture, here in (("X86_64", arm), ("ARM_64", intel)):
+        with pytest.raises(Invalid, match=f"{architecture} is not available; this machine offers {here.architecture}"):
+            cpu.check(architecture, here)
+    with pytest.raises(MachineError, match="this one is riscv64"):
+        cpu.of_machine("riscv64")
+
+
+def test_room_counts_what_guests_see() -> None:
+    room = Room(guest_mib=4096, peak_factor=4)
+    assert room.holds(1024)
+    assert not room.holds(1025)
+    assert Room(peak_factor=4).holds(1 << 40)
 
 
 def test_the_base_is_ours_in_its_region() -> None:
