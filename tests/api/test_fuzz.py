@@ -25,7 +25,9 @@ from tests.store.rows import HandClock, arn, built_image
 
 from .edge import Got, ask, check
 from .odd import BODIES, LABELS, ODD, QUERIES
-from .wire import RecordingEngine, Wire
+from .requests import USUAL
+from .wire import RecordingEngine, Wire, http, raw
+from .world import make_world
 
 IMAGES, VMS = "/2025-09-09/microvm-images", "/2025-09-09/microvms"
 LABEL = {"Identifier": "nc-x", "Resource": arn("demo"), "imageIdentifier": arn("demo"), "imageVersion": "1.0"}
@@ -44,7 +46,6 @@ def silence(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture
 async def app(store: Store, engine: RecordingEngine, config: Config, clock: HandClock) -> ASGIApp:
-    await built_image(store)
     return make_app(store, engine, config, clock, host_cpus=2)
 
 
@@ -99,13 +100,25 @@ def _inside(around: Callable[[Any], Any], name: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("operation", OURS, ids=lambda one: str(one.name))
-async def test_any_type_at_any_place(asked: Ask, operation: Operation) -> None:
+async def test_any_type_at_any_place(asked: Ask, wire: Wire, other: Wire, operation: Operation) -> None:
+    """All the rest is as it should be, so that the odd value gets as far as it can."""
+    usual = raw(http(operation.model, USUAL[operation.name](await make_world(wire, other))))
+    good = json.loads(usual.body or b"{}")
     count = 0
     for place in places(operation.model.input_shape, lambda value: value):
         for odd in ODD:
-            await asked(operation.model.http["method"], path_of(operation), body=json.dumps(place(odd)).encode())
+            fresh = {name: f"n{count}" for name in ("name", "Name", "ClientToken") if name in good}
+            body = json.dumps(merged(good | fresh, place(odd))).encode()
+            await asked(usual.method, usual.path, usual.query, body)
             count += 1
     assert count >= len(ODD)
+
+
+def merged(good: Any, odd: Any) -> Any:
+    """`odd` where it says something, `good` elsewhere."""
+    if isinstance(good, dict) and isinstance(odd, dict) and odd:
+        return good | {name: merged(good.get(name), one) for name, one in odd.items()}
+    return odd
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
@@ -143,7 +156,8 @@ async def test_odd_headers_change_nothing(asked: Ask, headers: tuple[tuple[str, 
 # --- paths and queries
 
 
-async def test_an_arn_may_be_spelled_three_ways_in_a_path(asked: Ask) -> None:
+async def test_an_arn_may_be_spelled_three_ways_in_a_path(asked: Ask, store: Store) -> None:
+    await built_image(store)
     spelled = [arn("demo"), quote(arn("demo"), safe=""), quote(arn("demo"), safe="").lower()]
     got = [await asked("GET", f"{IMAGES}/{one}") for one in spelled]
     assert [one.status for one in got] == [200, 200, 200]
@@ -151,8 +165,9 @@ async def test_an_arn_may_be_spelled_three_ways_in_a_path(asked: Ask) -> None:
 
 
 @pytest.mark.parametrize("label", LABELS, ids=range(len(LABELS)))
-async def test_odd_labels(asked: Ask, label: str) -> None:
+async def test_odd_labels(asked: Ask, store: Store, label: str) -> None:
     """No label, however spelled, finds what its plain spelling would not."""
+    await built_image(store)
     for operation in OURS:
         for name in _labels(operation):
             got = await asked(operation.model.http["method"], path_of(operation, **{name: label}))
@@ -201,8 +216,9 @@ FORGED: tuple[Callable[[Raw], Raw], ...] = (
 )
 
 
-async def test_whoever_is_not_known_is_told_nothing(app: ASGIApp, wire: Wire) -> None:
+async def test_whoever_is_not_known_is_told_nothing(app: ASGIApp, wire: Wire, store: Store) -> None:
     """The same answer for what is there, what is not there and what is no path at all: no oracle for strangers."""
+    await built_image(store)
     for forge in FORGED:
         answers = set()
         for path in (f"{IMAGES}/{arn('demo')}", f"{IMAGES}/{arn('nobody')}", "/nothing", "/%ff"):

@@ -15,7 +15,7 @@ from botocore.model import OperationModel, ServiceModel, Shape
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rekindle.api import codec, model
+from rekindle.api import codec, errors, model
 from rekindle.api.operations import OPERATIONS
 from rekindle.api.router import route
 
@@ -109,6 +109,15 @@ def assert_understood(name: str, reader: OperationModel, data: st.DataObject) ->
     reply = codec.answer(op, shown)
     assert reply.status == op.http["responseCode"]
     assert milliseconds(reader.output_shape, read(reader, reply)) == within(reader.output_shape, result)
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_the_cli_reads_errors_that_its_model_does_not_have(name: str) -> None:
+    newest = next(one for one in model.operations() if one.name == name)
+    for kind in (*errors.SHAPE, *errors.FRONT):
+        parsed = read(older(name), errors.refusal(kind("why"), newest))
+        assert parsed["Error"]["Code"] == errors.shape_name(kind("why"), newest)
+        assert parsed["Error"]["Message"] in ("why", "Internal service error.")
 
 
 def with_nulls(shape: Shape, value: Any, strangers: Mapping[str, Any]) -> Any:
