@@ -97,7 +97,7 @@ def _known(world: World) -> Mapping[str, list[Any]]:
         "codeArtifact": [{"uri": "s3://code/demo.zip"}],
         "hooks": [HOOKS],
         "resources": [[{"minimumMemoryInMiB": size}] for size in (256, 512, 8192)],
-        "cpuConfigurations": [[{"architecture": "X86_64"}], []],
+        "cpuConfigurations": [[{"architecture": things["architecture"]}], []],
         "environmentVariables": [{"A": "b"}],
         "tags": [{"a": "b"}],
         "Tags": [{"a": "b"}],

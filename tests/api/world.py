@@ -87,6 +87,8 @@ async def make_world(wire: Wire, other: Wire) -> World:
     world = World(wire, replace(other), wire.api.tools.store)
     things = world.things
     things |= {"base": BASE, "role": ROLE, "nobody": arn("nobody"), "theirs": arn("theirs", OTHER), "managed": MANAGED}
+    cpu = wire.api.tools.cpu
+    things |= {"architecture": cpu.architecture, "chipset": cpu.chipset, "generation": cpu.chipset_generation}
     await _images(world)
     await _microvms(world)
     things["connector"] = await world.connector("office")
