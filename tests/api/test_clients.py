@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from rekindle.api.app import make_app
 from rekindle.clock import wall_ms
-from rekindle.config import Config, Memory
+from rekindle.config import Config, Memory, Quotas
 from rekindle.core.lifecycle import Fact
 from rekindle.store.db import Store
 from tests.store.rows import ACCOUNT, OTHER, REGION, arn
@@ -35,10 +35,11 @@ T = TypeVar("T")
 class Service:
     """The API on a port of its own, in a thread with a loop of its own; `on` runs a coroutine there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, quotas: Quotas = Quotas()) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.config = Config(state=folder, tools_dir=folder, memory=Memory(extra_sizes_mib=(256,)))
+        memory = Memory(extra_sizes_mib=(256,))
+        self.config = Config(state=folder, tools_dir=folder, memory=memory, quotas=quotas)
         self.engine = RecordingEngine()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
