@@ -58,3 +58,8 @@ def test_a_folder_costs_what_is_allocated_not_what_sparse_files_claim(tmp_path: 
     os.sync()
     assert MIB <= vitals.allocated_bytes(tmp_path) < 2 * MIB
     assert vitals.allocated_bytes(tmp_path / "nowhere") == 0
+
+
+def test_guests_may_have_most_of_the_machine() -> None:
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
+    assert pages // 2 < vitals.memory_mib_for_guests() < pages

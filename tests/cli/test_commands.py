@@ -80,10 +80,12 @@ async def test_inspect_has_row_story_process_jail_snapshots_and_traffic(here: Gr
     assert found["snapshots"] == [{"name": "7", "bytes": found["disk_bytes"], "whole": True}]
     assert [event["what"] for event in found["events"]] == ["PENDING", "PENDING -> RUNNING"]
     assert found["relay"] == traffic
+    assert (found["memory_mib"], found["guest_memory_mib"], found["vcpus"]) == (512, 1024, 1)
     text = (await here.cli("inspect", vm.id)).out
     walls = dict(line.strip().split("  ", 1) for line in text.splitlines() if " namespace  " in line)
     assert walls["own net namespace"].strip() == "no: it is the service's"
     assert "10 B in, 2.0 KiB out, 1 open, last byte 1970-01-01 00:00:01" in text
+    assert "512 MiB; the guest sees 1024 MiB and 1 vCPU" in text
 
 
 async def test_inspect_of_a_machine_whose_pid_was_taken_by_another_process_shows_none(here: Ground) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from rekindle.config import Memory
 from rekindle.core.errors import NoCapacity
-from rekindle.core.lifecycle import Phase
+from rekindle.core.lifecycle import Ask, Fact, Phase
 from rekindle.node.agent import Agent
 from rekindle.node.builds import Workshop
 from rekindle.store.db import Store
@@ -26,6 +28,11 @@ class Relay(FakeRelay):
     full = False
     asked = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_for: list[str] = []
+        self.heard = asyncio.Event()  #: every wake was followed
+
     async def ensure(self, config: Mapping[str, object]) -> bool:
         return True
 
@@ -36,13 +43,17 @@ class Relay(FakeRelay):
         await super().put_route(vm_id, route)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
+        for vm_id in self.waited_for:
+            yield {"type": "wake", "vm": vm_id}
+        self.heard.set()
         await asyncio.Event().wait()
-        yield {}
 
 
 @asynccontextmanager
-async def at_work(state: Path, store: Store, relay: Relay) -> AsyncIterator[Agent]:
-    agent = Agent(hands(state, Driver(), relay, HandClock()), store, cast(Workshop, None), {})
+async def at_work(state: Path, store: Store, relay: Relay, memory: Memory = Memory()) -> AsyncIterator[Agent]:
+    at = hands(state, Driver(), relay, HandClock())
+    at = replace(at, host=replace(at.host, config=replace(at.host.config, memory=memory)))
+    agent = Agent(at, store, cast(Workshop, None), {})
     async with asyncio.TaskGroup() as own:
         running = own.create_task(agent.run())
         await asyncio.sleep(0)  # noqa: TID251 - lets `run` begin, nothing more
@@ -90,3 +101,18 @@ async def test_a_repeated_admission_touches_nothing(tmp_path: Path, store: Store
             return row is not None and row.phase is Phase.TERMINATED
 
         await until_async(over, 5, "its image folder is not there, so the start fails")
+
+
+@pytest.mark.parametrize(("host_mib", "woken"), [(511, False), (512, True)])
+async def test_a_request_wakes_only_what_the_machine_can_hold(
+    tmp_path: Path, store: Store, host_mib: int, woken: bool
+) -> None:
+    await built_image(store)
+    vm = await store.report(await started(store, HandClock()), Fact.STARTED)
+    await store.report(await store.ask(vm.id, Ask.SUSPEND), Fact.SUSPENDED, snapshot=1)
+    relay = Relay()
+    relay.waited_for = [vm.id]
+    async with at_work(tmp_path / "state", store, relay, Memory(host_mib=host_mib, overcommit=1)):
+        await asyncio.wait_for(relay.heard.wait(), 5)
+    moves = [event.what for event in await store.events(vm.id, 9)]
+    assert ("SUSPENDED -> RESUMING" in moves) is woken
