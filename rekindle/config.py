@@ -123,6 +123,13 @@ class Egress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Iam:
+    """Roles that requests name. Nothing assumes them here: there are no AWS credentials to be had."""
+
+    roles: tuple[str, ...] = ()  #: ARNs that requests may name; empty: every well-formed one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Artifacts:
     listen: str = "127.0.0.1:7071"  #: the embedded store
     endpoint_url: str = ""  #: another S3 endpoint to read code artifacts from; empty: the embedded store
@@ -151,6 +158,7 @@ class Config:
     ingress: Ingress = field(default_factory=Ingress)
     egress: Egress = field(default_factory=Egress)
     artifacts: Artifacts = field(default_factory=Artifacts)
+    iam: Iam = field(default_factory=Iam)
     machine: Machine = field(default_factory=Machine)
 
 

@@ -27,6 +27,7 @@ from rekindle.core.lifecycle import OWES, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.image import toolbox
 from rekindle.node.layout import Layout
+from rekindle.operator_accounts import Accounts, Renew
 from rekindle.rest import rest
 from rekindle.store.db import Store
 
@@ -73,6 +74,7 @@ class Desk:
     config: Config
     layout: Layout
     clock: Clock
+    renew: Renew  #: write again what tells clients of this machine their key
 
 
 def app(desk: Desk) -> Starlette:
@@ -89,6 +91,7 @@ def app(desk: Desk) -> Starlette:
             Route("/v1/doctor", _doctor),
             Route("/v1/tools", _tools),
             Route("/v1/down", _down, methods=["POST"]),
+            *Accounts(desk.store, desk.config.account, desk.renew).routes(),
         ],
         exception_handlers={RekindleError: _failed},
     )

@@ -15,6 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import IO, Any
 
 import uvloop
@@ -34,7 +35,7 @@ from rekindle.identity.keys import new_access_key
 from rekindle.image import base, toolbox
 from rekindle.image.toolbox import Toolbox
 from rekindle.node.agent import Agent
-from rekindle.node.artifacts import reader_for
+from rekindle.node.artifacts import BuildKeys, reader_for
 from rekindle.node.bake import Oven
 from rekindle.node.builds import Workshop
 from rekindle.node.desk import Desk
@@ -73,12 +74,14 @@ async def _serve(config: Config, clock: Clock) -> None:
         api_socket = stack.enter_context(servers.bind(config.listen, "the API"))
         store_socket = stack.enter_context(servers.bind(config.artifacts.listen, "the artifact store"))
         store_url = f"http://{servers.bound_to(store_socket)}"
-        await _first_key(config, store, f"http://{servers.bound_to(api_socket)}", store_url, who)
+        renew = partial(_first_key, config, store, f"http://{servers.bound_to(api_socket)}", store_url, who)
+        await renew()
 
         initrd = layout.run / "initrd"
         kernel.make_initramfs(initrd, agent=binaries.find("rekindle-agent"), modules=tools.modules)
         oven = Oven(host=host, relay=relay, toolbox=tools, initrd=initrd, clock=clock)
-        reader = reader_for(config, store, store_url)
+        build_keys = BuildKeys()
+        reader = reader_for(config, build_keys, store_url)
         shop = Workshop(oven=oven, base=managed, store=store, clock=clock, s3_of=reader)
         agent = Agent(
             Hands(host=host, relay=relay, clock=clock),
@@ -90,8 +93,10 @@ async def _serve(config: Config, clock: Clock) -> None:
         stop = asyncio.Event()
         addresses = {"api": servers.bound_to(api_socket), "artifacts": servers.bound_to(store_socket)}
         operating = Operating(agent=agent, store=store, host=host, relay=relay, addresses=addresses, stop=stop.set)
-        operator = operator_api.Desk(store=store, operator=operating, config=config, layout=layout, clock=clock)
-        artifact_store = artifacts.make_app(config.state / "artifacts", store.access_key, clock)
+        operator = operator_api.Desk(
+            store=store, operator=operating, config=config, layout=layout, clock=clock, renew=renew
+        )
+        artifact_store = artifacts.make_app(config.state / "artifacts", build_keys.before(store.access_key), clock)
         stack.callback(artifact_store.close)
         listeners = [
             (servers.server(api.make_app(store, desk, config, clock)), api_socket),
@@ -169,7 +174,8 @@ async def _first_key(config: Config, store: Store, api_url: str, store_url: str,
 
 
 async def _keys(config: Config, store: Store) -> list[AccessKey]:
-    return [key for key in await store.access_keys() if key.account == config.account]
+    """Those that the service may hand to its own clients, oldest first."""
+    return [key for key in await store.access_keys() if key.account == config.account and key.policy is None]
 
 
 @contextmanager

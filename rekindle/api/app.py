@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rekindle.api import codec, errors, operations, sigv4
+from rekindle.api.authorize import authorize
 from rekindle.api.context import Caller, Engine, Parsed, Raw, Reply, Routed, Signed, Tools
 from rekindle.api.errors import TooLarge
 from rekindle.api.model import SIGNING_NAME, Operation
@@ -21,6 +22,7 @@ from rekindle.api.throttle import Throttle
 from rekindle.api.validate import validate
 from rekindle.clock import Clock
 from rekindle.config import Config
+from rekindle.core import policy as policies
 from rekindle.core.errors import Denied, RekindleError
 from rekindle.store.db import Store
 
@@ -51,6 +53,7 @@ class Api:
             operation = routed.operation
             await self._throttle.admit(routed.caller.account, operation.name)
             parsed = self.parse(routed)
+            await authorize(self.tools, parsed)
             return await operations.perform(self.tools, parsed)
         except RekindleError as err:
             _log.info("%s %s: %s: %s", raw.request_id, operation and operation.name, type(err).__name__, err.message)
@@ -70,7 +73,8 @@ class Api:
         )
         if key is None or _REGION.fullmatch(identity.region) is None:
             raise Denied(f"'{identity.region}' is not a region")
-        return Signed(raw, Caller(key.account, identity.region, key.key_id))
+        policy = None if key.policy is None else policies.parse(key.policy)
+        return Signed(raw, Caller(key.account, identity.region, key.key_id, key.principal, policy))
 
     def route(self, signed: Signed) -> Routed:
         """Which operation. Raises UnknownOperation, Malformed, or Unfinished for one that we do not have yet."""

@@ -13,6 +13,7 @@ from rekindle.core import cpu
 from rekindle.core.cpu import Cpu
 from rekindle.core.managed import Managed
 from rekindle.core.microvm import MicroVM
+from rekindle.core.policy import Policy
 from rekindle.store.db import Store
 
 
@@ -35,6 +36,8 @@ class Caller:
     account: str
     region: str
     key_id: str
+    principal: str  #: the ARN of the user that the key stands for
+    policy: Policy | None = None  #: None: everything in the account
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,8 @@ class Engine(Protocol):
     def endpoint(self, vm: MicroVM) -> str:
         """The bare authority that answers show."""
 
-    def mint(self, vm: MicroVM, ports: Sequence[tuple[int, int]], expires_at_s: int) -> str:
-        """A sealed token for these guest ports."""
+    def mint(self, vm: MicroVM, ports: Sequence[tuple[int, int]], expires_at_s: int, use: str) -> str:
+        """A sealed token for these guest ports; `use`: what it opens, APP or SHELL of core/token."""
 
     def managed(self) -> Managed:
         """The base image that builds stand on."""

@@ -7,7 +7,7 @@ import json
 
 from rekindle.api.context import Caller, Parsed
 from rekindle.core.arn import image_arn
-from rekindle.core.errors import Denied, NotFound, Unfinished
+from rekindle.core.errors import Denied, NotFound
 from rekindle.core.microvm import MicroVM
 from rekindle.store.db import Store
 
@@ -24,7 +24,8 @@ def check_own(caller: Caller, action: str, account: str, region: str, arn: str) 
     """Raises Denied when the thing that `arn` names is another account's, or lies in another region."""
     if (account, region) != (caller.account, caller.region):
         raise Denied(
-            f"User: arn:aws:iam::{caller.account}:root is not authorized to perform: lambda:{action} on resource: {arn}"
+            f"User: {caller.principal} is not authorized to perform: lambda:{action} on resource: {arn} because no "
+            f"resource-based policy allows the lambda:{action} action"
         )
 
 
@@ -35,12 +36,6 @@ async def own_microvm(store: Store, call: Parsed) -> MicroVM:
     if vm is None or (vm.account, vm.region) != (call.caller.account, call.caller.region):
         raise NotFound(f"MicroVM not found: {vm_id}")
     return vm
-
-
-def refuse_kms(call: Parsed) -> None:
-    """Raises Unfinished: a key that would not be used must not be accepted."""
-    if "kmsKeyIdentifier" in call.params:
-        raise Unfinished("kmsKeyIdentifier is not supported by this version of Rekindle.")
 
 
 def asked_by(call: Parsed) -> str:

@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rekindle.artifacts import buckets, codec, multipart, objects, wire
+from rekindle.artifacts import authorize, buckets, codec, multipart, objects, wire
 from rekindle.artifacts.body import Incoming, Receive
 from rekindle.artifacts.errors import Disconnected, S3Error
 from rekindle.artifacts.limits import Limits
@@ -24,7 +24,15 @@ from rekindle.core.account import KeyLookup
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Operation = Callable[[Service, Request], Awaitable[Reply]]
+
+
+class Operation(Protocol):
+    """An operation's name is what policies are asked by (`authorize.ACTIONS`)."""
+
+    __name__: str
+
+    def __call__(self, service: Service, request: Request, /) -> Awaitable[Reply]: ...
+
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +120,9 @@ async def _serve(service: Service, keys: KeyLookup, scope: Scope, receive: Recei
 async def _answer(service: Service, keys: KeyLookup, scope: Scope, body: Incoming, request_id: str) -> Reply:
     try:
         request = await wire.authenticated(scope, body, keys, service.clock)
-        return await _operation(request)(service, request)
+        operation = _operation(request)
+        authorize.check_operation(operation.__name__, request)
+        return await operation(service, request)
     except S3Error as err:
         return _error(err, scope["path"], request_id)
     except Disconnected:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-from rekindle.artifacts import checksums, codec, wire
+from rekindle.artifacts import authorize, checksums, codec, wire
 from rekindle.artifacts.blobs import Segment, Writer
 from rekindle.artifacts.body import Hashes, Received
 from rekindle.artifacts.buckets import xml
@@ -175,6 +175,7 @@ def copy_source(service: Service, request: Request) -> Object:
     source: Target = wire.target(path)
     if not (source.bucket and source.key):
         raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key: sourcebucket/sourcekey")
+    authorize.check_object(request, "s3:GetObject", source.bucket, source.key)
     bucket = service.index.bucket(source.bucket)
     if bucket is not None and bucket.account != request.account:
         raise S3Error("AccessDenied")
@@ -242,6 +243,8 @@ async def delete_objects(service: Service, request: Request) -> Reply:
     if any(entry.find("VersionId") is not None or entry.find("ETag") is not None for entry in entries):
         raise S3Error("NotImplemented", "Deleting by version or ETag is not implemented.")
     keys = [codec.text(entry, "Key") for entry in entries]
+    for key in keys:
+        authorize.check_object(request, "s3:DeleteObject", request.bucket, key)
     service.blobs.delete(service.index.delete_objects(request.bucket, keys))
     quiet = (root.findtext("Quiet") or "").strip().lower() == "true"
     return xml("DeleteResult", [] if quiet else [("Deleted", [("Key", key)]) for key in keys])

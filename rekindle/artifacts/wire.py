@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
-from rekindle.api import sigv4
+from rekindle.api import sigv2, sigv4
 from rekindle.api.sigv4 import Signature, SignedRequest
+from rekindle.api.sigv4_query import Expired
+from rekindle.artifacts import codec
 from rekindle.artifacts.blobs import Segment
 from rekindle.artifacts.body import Incoming
 from rekindle.artifacts.errors import S3Error
 from rekindle.clock import Clock
 from rekindle.core.account import AccessKey, KeyLookup
-from rekindle.core.errors import Denied, Unfinished
+from rekindle.core.errors import Denied
 
 _KEY_MAX_BYTES = 1024
 #: Headers whose meaning we would lose by ignoring them.
@@ -55,8 +57,12 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]  #: names in lower case, repeated ones joined by a comma
     signature: Signature
-    account: str
+    caller: AccessKey
     body: Incoming
+
+    @property
+    def account(self) -> str:
+        return self.caller.account
 
     @property
     def bucket(self) -> str:
@@ -97,19 +103,27 @@ async def authenticated(scope: Mapping[str, Any], body: Incoming, keys: KeyLooku
     path_raw, query_raw = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
     signed = SignedRequest(scope["method"], path_raw, query_raw, pairs, "")
     signature, key = await _signer(signed, keys, clock)
-    headers = _joined(pairs)
+    query = _query(query_raw)
+    headers = _hoisted(query) | _joined(pairs) if "authorization" not in _joined(pairs) else _joined(pairs)
     _refuse(scope["method"], headers)
-    return Request(scope["method"], target(path_raw), _query(query_raw), headers, signature, key.account, body)
+    return Request(scope["method"], target(path_raw), query, headers, signature, key, body)
 
 
 async def _signer(signed: SignedRequest, keys: KeyLookup, clock: Clock) -> tuple[Signature, AccessKey]:
     try:
-        key = await keys(sigv4.claimed_key_id(signed, service="s3"))
-        signature = sigv4.check(signed, lambda _: key.secret if key else None, service="s3", now_ms=clock())
+        second = sigv2.is_presigned(signed) and not any(name.lower() == "authorization" for name, _ in signed.headers)
+        key_id = sigv2.claimed_key_id(signed) if second else sigv4.claimed_key_id(signed, service="s3")
+        key = await keys(key_id)
+        secret = key.secret if key else None
+        if second:
+            signature = sigv2.check(signed, lambda _: secret, now_ms=clock())
+        else:
+            signature = sigv4.check(signed, lambda _: secret, service="s3", now_ms=clock())
+    except Expired as err:
+        times = {"Expires": codec.iso(err.expires_ms), "ServerTime": codec.iso(err.now_ms)}
+        raise S3Error(err.code, err.message, **times) from err
     except Denied as err:
         raise S3Error(err.code, err.message) from err
-    except Unfinished as err:
-        raise S3Error("NotImplemented", err.message) from err
     if key is None:
         raise S3Error("InvalidAccessKeyId")
     return signature, key
@@ -126,6 +140,16 @@ def target(path_raw: str) -> Target:
     if len(key.encode()) > _KEY_MAX_BYTES:
         raise S3Error("KeyTooLongError", MaxSizeAllowed=str(_KEY_MAX_BYTES))
     return Target(name, key)
+
+
+def _hoisted(query: Mapping[str, str]) -> dict[str, str]:
+    """Headers that a signer moved into the URL, where its signature covers them."""
+    moved = {name.lower(): value for name, value in query.items()}
+    return {
+        name: value
+        for name, value in moved.items()
+        if name.startswith("x-amz-") or name in ("content-type", "content-md5")
+    }
 
 
 def _joined(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

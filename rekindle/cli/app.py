@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from rekindle import __version__, config
-from rekindle.cli import host, images, machines, output
+from rekindle.cli import accounts, host, images, machines, output
 from rekindle.cli.session import NotRunning, Session
 from rekindle.core.errors import RekindleError
 
@@ -29,6 +29,8 @@ app = typer.Typer(
 host.add_service_commands(app)
 app.add_typer(images.commands, name="image")
 machines.add_commands(app)
+app.add_typer(accounts.accounts, name="account")
+app.add_typer(accounts.keys, name="key")
 app.add_typer(host.tools, name="tools")
 host.add_machine_commands(app)
 

@@ -52,6 +52,14 @@ class Session:
     def post(self, path: str, **query: str) -> dict[str, Any]:
         return self._call("POST", path, query)
 
+    def send(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """POST with a JSON body; members that are None are left out."""
+        given = {name: value for name, value in body.items() if value is not None}
+        return self._call("POST", path, {}, given)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        return self._call("DELETE", path, {})
+
     def stream(self, path: str, **query: str) -> Iterator[bytes]:
         """The answer's bytes as they come."""
         with self._operator() as http, http.stream("GET", path, params=query) as response:
@@ -59,9 +67,12 @@ class Session:
                 response.read()
             yield from _checked(response).iter_bytes()
 
-    def _call(self, method: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+    def _call(
+        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, object] | None = None
+    ) -> dict[str, Any]:
         with self._operator() as http:
-            answer: dict[str, Any] = _checked(http.request(method, path, params=dict(query))).json()
+            response = http.request(method, path, params=dict(query), json=None if body is None else dict(body))
+            answer: dict[str, Any] = _checked(response).json()
             return answer
 
     @contextmanager

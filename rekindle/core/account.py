@@ -7,10 +7,25 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    id: str  #: 12 digits
+    name: str
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class AccessKey:
     key_id: str  #: `AKIA` and 16 of A-Z2-7
     secret: str = field(repr=False)  #: 40 characters
     account: str  #: 12 digits
+    name: str = "default"  #: of the user that the key stands for
+    policy: str | None = None  #: a policy document; None: everything in its account
+    created_at_ms: int = 0
+
+    @property
+    def principal(self) -> str:
+        """The ARN that messages and conditions name."""
+        return f"arn:aws:iam::{self.account}:user/{self.name}"
 
 
 #: The key of that id, or None when there is none (any more).

@@ -1,8 +1,13 @@
-"""Code artifacts are read over the S3 wire with an account's own key, from the embedded store or any other endpoint."""
+"""Code artifacts are read over the S3 wire, from the embedded store or any other endpoint.
+
+In the embedded store the node reads as the account whose image is built, with a key of its own that lives in memory
+only, may only read, and dies with the service: what keys the account has, or has no longer, is no matter.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,24 +15,53 @@ import boto3
 from botocore.config import Config as BotoConfig
 
 from rekindle.config import Config
-from rekindle.core.errors import BuildFailed
-from rekindle.store.db import Store
+from rekindle.core.account import AccessKey, KeyLookup
+from rekindle.identity.keys import new_access_key
+
+READS = json.dumps(
+    {
+        "Statement": {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation"],
+            "Resource": "*",
+        }
+    }
+)
 
 
-def reader_for(config: Config, store: Store, store_url: str) -> Callable[[str], Awaitable[Any]]:
+class BuildKeys:
+    """One key an account, made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._by_account: dict[str, AccessKey] = {}
+
+    def of(self, account: str) -> AccessKey:
+        if account not in self._by_account:
+            key_id, secret = new_access_key()
+            self._by_account[account] = AccessKey(key_id, secret, account, "rekindle-builds", READS)
+        return self._by_account[account]
+
+    def before(self, others: KeyLookup) -> KeyLookup:
+        """A lookup that knows these keys and then those of `others`."""
+
+        async def look(key_id: str) -> AccessKey | None:
+            own = next((key for key in self._by_account.values() if key.key_id == key_id), None)
+            return own or await others(key_id)
+
+        return look
+
+
+def reader_for(config: Config, keys: BuildKeys, store_url: str) -> Callable[[str], Awaitable[Any]]:
     """A function that gives a boto3 S3 client reading as an account.
 
-    With `artifacts.endpoint_url` set, the machine's own AWS credentials are used (boto3's default chain); the embedded
-    store knows the account's first key.
+    With `artifacts.endpoint_url` set, the machine's own AWS credentials are used (boto3's default chain).
     """
 
     async def reader(account: str) -> Any:
         if config.artifacts.endpoint_url:
             return await asyncio.to_thread(_client, config.artifacts.endpoint_url, config.region, None, None)
-        keys = [key for key in await store.access_keys() if key.account == account]
-        if not keys:
-            raise BuildFailed("S3_ACCESS_DENIED", f"Account {account} has no access key to read its artifacts with.")
-        return await asyncio.to_thread(_client, store_url, config.region, keys[0].key_id, keys[0].secret)
+        key = keys.of(account)
+        return await asyncio.to_thread(_client, store_url, config.region, key.key_id, key.secret)
 
     return reader
 

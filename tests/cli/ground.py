@@ -109,10 +109,15 @@ async def ground(config: Config) -> AsyncIterator[Ground]:
     await store.add_access_key(KEY.key_id, KEY.secret, KEY.account, "test")
     who = ensure(config, wall_ms)
     operating = Operating(store)
-    desk = operator_api.Desk(store=store, operator=operating, config=config, layout=layout, clock=wall_ms)
     sockets = [servers.bind("127.0.0.1:0", "a test"), servers.bind("127.0.0.1:0", "a test")]
     urls = [f"http://{servers.bound_to(sock)}" for sock in sockets]
-    write_client_files(config, KEY, urls[0], urls[1], who.ca_pem)
+
+    async def renew() -> None:
+        first = next(key for key in await store.access_keys() if key.policy is None)
+        write_client_files(config, first, urls[0], urls[1], who.ca_pem)
+
+    await renew()
+    desk = operator_api.Desk(store=store, operator=operating, config=config, layout=layout, clock=wall_ms, renew=renew)
     apps = [
         api.make_app(store, RecordingEngine(), config, wall_ms),
         artifacts.make_app(config.state / "artifacts", store.access_key, wall_ms),

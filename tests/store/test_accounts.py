@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rekindle.core.account import AccessKey
-from rekindle.core.errors import Invalid
+from rekindle.core.errors import Invalid, NotFound, Refused
 from rekindle.store.db import Store
 
 from .rows import ACCOUNT, OTHER
@@ -11,9 +11,10 @@ from .rows import ACCOUNT, OTHER
 
 async def test_keys_belong_to_accounts(store: Store) -> None:
     await store.add_access_key("AKIA1", "s3cret", ACCOUNT, "default")
-    assert await store.access_key("AKIA1") == AccessKey("AKIA1", "s3cret", ACCOUNT)
+    made = AccessKey("AKIA1", "s3cret", ACCOUNT, "default", None, store._clock())
+    assert await store.access_key("AKIA1") == made
     assert await store.access_key("AKIA2") is None
-    assert await store.access_keys() == [AccessKey("AKIA1", "s3cret", ACCOUNT)]
+    assert await store.access_keys() == [made]
     with pytest.raises(Invalid, match="exists already"):
         await store.add_access_key("AKIA1", "other", OTHER, "x")
     with pytest.raises(Invalid, match="no account 222222222222"):
@@ -36,3 +37,33 @@ async def test_a_secret_stays_the_same(store: Store) -> None:
     assert len(first) == 32
     assert await store.secret("cursor") == first
     assert await store.secret("tokens") != first
+
+
+POLICY = '{"Statement": {"Effect": "Allow", "Action": "lambda:Get*", "Resource": "*"}}'
+
+
+async def test_a_policy_is_kept_with_its_key_and_must_be_one(store: Store) -> None:
+    await store.add_access_key("AKIA1", "s", ACCOUNT, "reader", POLICY)
+    key = await store.access_key("AKIA1")
+    assert key is not None
+    assert (key.policy, key.principal) == (POLICY, f"arn:aws:iam::{ACCOUNT}:user/reader")
+    with pytest.raises(Invalid, match="Effect must be Allow or Deny"):
+        await store.add_access_key("AKIA2", "s", ACCOUNT, "x", '{"Statement": {"Action": "*", "Resource": "*"}}')
+    with pytest.raises(Invalid, match="Name 'a b' must be"):
+        await store.add_access_key("AKIA2", "s", ACCOUNT, "a b")
+    assert await store.access_key("AKIA2") is None
+
+
+async def test_the_last_unrestricted_key_of_the_own_account_stays(store: Store) -> None:
+    await store.add_access_key("AKIA1", "s", ACCOUNT, "one")
+    await store.add_access_key("AKIA2", "s", ACCOUNT, "restricted", POLICY)
+    await store.add_access_key("AKIA3", "s", OTHER, "other")
+    with pytest.raises(Refused, match="last unrestricted key"):
+        await store.remove_access_key("AKIA1", keep_one_of=ACCOUNT)
+    with pytest.raises(NotFound, match="no access key AKIA9"):
+        await store.remove_access_key("AKIA9", keep_one_of=ACCOUNT)
+    await store.remove_access_key("AKIA2", keep_one_of=ACCOUNT)
+    await store.remove_access_key("AKIA3", keep_one_of=ACCOUNT)
+    await store.add_access_key("AKIA4", "s", ACCOUNT, "two")
+    await store.remove_access_key("AKIA1", keep_one_of=ACCOUNT)
+    assert [key.key_id for key in await store.access_keys()] == ["AKIA4"]

@@ -47,6 +47,8 @@ async def test_every_query_runs(store: Store, clock: HandClock) -> None:
     await store.secret("cursor")
     await store.add_account(ACCOUNT, "again")
     await store.add_access_key("AKIA1", "s", ACCOUNT, "x")
+    await store.add_access_key("AKIA2", "s", ACCOUNT, "x")
+    await store.remove_access_key("AKIA2", keep_one_of=ACCOUNT)
     await store.access_keys()
     await an_image(store)
     await a_machine(store, clock)

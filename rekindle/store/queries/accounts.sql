@@ -10,14 +10,17 @@ SELECT value FROM secret WHERE name = :name
 INSERT INTO account (id, name, created_at_ms) VALUES (:id, :name, :now_ms) ON CONFLICT (id) DO NOTHING
 
 -- accounts --
-SELECT id FROM account ORDER BY id
+SELECT id, name, created_at_ms FROM account ORDER BY id
 
 -- add_access_key --
-INSERT INTO access_key (key_id, secret, account, name, created_at_ms)
-VALUES (:key_id, :secret, :account, :name, :now_ms)
+INSERT INTO access_key (key_id, secret, account, name, created_at_ms, policy)
+VALUES (:key_id, :secret, :account, :name, :created_at_ms, :policy)
 
 -- access_key --
-SELECT key_id, secret, account FROM access_key WHERE key_id = :key_id
+SELECT * FROM access_key WHERE key_id = :key_id
 
 -- access_keys --
-SELECT key_id, secret, account FROM access_key ORDER BY created_at_ms, key_id
+SELECT * FROM access_key ORDER BY created_at_ms, key_id
+
+-- remove_access_key --
+DELETE FROM access_key WHERE key_id = :key_id
