@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, the header form: who signed this request, and is it what they signed?
+"""AWS Signature Version 4, as a header or in the query of a URL: who signed this request, and is it what they signed?
 
 Pure: a request and the time in, an identity or `Denied` (with AWS's code and text) out. Service `s3` differs from all
 others in five places, and they are all in this file: the path is encoded once and not normalised, every `x-amz-*`
@@ -14,14 +14,16 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import NoReturn
 from urllib.parse import quote, unquote_to_bytes
 
-from rekindle.core.errors import Denied, Unfinished
+from rekindle.api import sigv4_query
+from rekindle.api.sigv4_query import Expired
+from rekindle.core.errors import Denied
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 TERMINATOR = "aws4_request"
@@ -31,7 +33,7 @@ STREAMING = "STREAMING-"
 _SKEW_S = {"s3": 15 * 60}
 _DEFAULT_SKEW_S = 5 * 60
 _HEX64 = re.compile(r"[0-9a-f]{64}")
-_PRESIGN = ("X-Amz-Signature", "X-Amz-Algorithm", "AWSAccessKeyId")
+_PRESIGN = frozenset({"X-Amz-Signature", "X-Amz-Algorithm", "X-Amz-Credential"})
 
 _NO_MATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
@@ -74,7 +76,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """The Authorization header, taken apart and not yet believed."""
+    """The Authorization header or the query, taken apart and not yet believed."""
 
     key_id: str
     date: str
@@ -83,6 +85,8 @@ class _Claim:
     terminator: str
     signed_headers: tuple[str, ...]
     signature: str
+    timestamp: str
+    life_s: int | None = None  #: of a presigned URL
 
     @property
     def scope(self) -> str:
@@ -90,7 +94,7 @@ class _Claim:
 
 
 def verify(request: SignedRequest, secret_of: Callable[[str], str | None], *, service: str, now_ms: int) -> Identity:
-    """Who signed `request`. Raises Denied with AWS's code, or Unfinished for a presigned URL."""
+    """Who signed `request`. Raises Denied with AWS's code."""
     checked = check(request, secret_of, service=service, now_ms=now_ms)
     return Identity(checked.key_id, checked.region)
 
@@ -98,16 +102,17 @@ def verify(request: SignedRequest, secret_of: Callable[[str], str | None], *, se
 def check(request: SignedRequest, secret_of: Callable[[str], str | None], *, service: str, now_ms: int) -> Signature:
     """As `verify`, and returns the whole signature. `secret_of` is called at most once."""
     claim = _claim(request, service)
-    timestamp = _timestamp(request, service)
+    timestamp = claim.timestamp
     _check_scope(claim, timestamp, service)
-    _check_clock(timestamp, service, now_ms)
+    _check_clock(claim, service, now_ms)
     _check_signed_headers(request, claim, service)
     payload = _payload(request, claim, service)
     secret = secret_of(claim.key_id)
     if secret is None:
         _unknown_key(service)
     key = signing_key(secret, claim.date, claim.region, claim.service)
-    canonical = _canonical_request(request, claim.signed_headers, payload, service)
+    query = request.query_raw if claim.life_s is None else sigv4_query.unsigned(request.query_raw)
+    canonical = _canonical_request(replace(request, query_raw=query), claim.signed_headers, payload, service)
     text = f"{ALGORITHM}\n{timestamp}\n{claim.scope}\n{hashlib.sha256(canonical).hexdigest()}"
     expected = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
     if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
@@ -134,8 +139,13 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
 
 def _claim(request: SignedRequest, service: str) -> _Claim:
     values = _values(request, "authorization")
+    presigned = not _PRESIGN.isdisjoint(sigv4_query.names(request.query_raw))
+    if presigned and values:
+        _two_mechanisms(service)
+    if presigned:
+        return _query_claim(request, service)
     if not values:
-        _no_authorization(request, service)
+        _no_authorization(service)
     text = values[0].strip()
     if len(values) > 1 or not text.startswith(ALGORITHM):
         _incomplete(service, text, f"Authorization header must use {ALGORITHM} once.")
@@ -148,7 +158,24 @@ def _claim(request: SignedRequest, service: str) -> _Claim:
         _incomplete(service, text, "Credential must have exactly 5 slash-delimited elements.")
     key_id, date, region, scoped, terminator = credential
     signed = tuple(parts["SignedHeaders"].lower().split(";"))
-    return _Claim(key_id, date, region, scoped, terminator, signed, parts["Signature"])
+    stamp = _timestamp(request, service)
+    return _Claim(key_id, date, region, scoped, terminator, signed, parts["Signature"], stamp)
+
+
+def _query_claim(request: SignedRequest, service: str) -> _Claim:
+    values = sigv4_query.parameters(request.query_raw, service)
+    credential = values["Credential"].rsplit("/", 4)
+    if len(credential) != 5:
+        text = 'Error parsing the X-Amz-Credential parameter; the Credential is mal-formed; expecting "'
+        raise sigv4_query.malformed(f'{text}<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request".', service)
+    at = _basic(values["Date"])
+    if at is None:
+        text = "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""
+        raise sigv4_query.malformed(text, service)
+    key_id, date, region, scoped, terminator = credential
+    signed = tuple(values["SignedHeaders"].lower().split(";"))
+    life_s = sigv4_query.life_s(values["Expires"], service)
+    return _Claim(key_id, date, region, scoped, terminator, signed, values["Signature"], values["Date"], life_s)
 
 
 def _parameters(text: str) -> dict[str, str]:
@@ -172,11 +199,17 @@ def _timestamp(request: SignedRequest, service: str) -> str:
     return at.strftime("%Y%m%dT%H%M%SZ")
 
 
-def _instant(text: str) -> datetime | None:
+def _basic(text: str) -> datetime | None:
     try:
         return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
-        pass  # not the basic format: perhaps an HTTP date
+        return None
+
+
+def _instant(text: str) -> datetime | None:
+    at = _basic(text)
+    if at is not None:
+        return at
     try:
         return parsedate_to_datetime(text).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -205,20 +238,26 @@ def _check_scope(claim: _Claim, timestamp: str, service: str) -> None:
         raise Denied(" ".join(faults), code="InvalidSignatureException")
 
 
-def _check_clock(timestamp: str, service: str, now_ms: int) -> None:
+def _check_clock(claim: _Claim, service: str, now_ms: int) -> None:
+    timestamp = claim.timestamp
     skew_s = _SKEW_S.get(service, _DEFAULT_SKEW_S)
     now_s = now_ms // 1000
     at = _instant(timestamp)
     difference_s = (at.timestamp() if at else 0) - now_s
-    if abs(difference_s) <= skew_s:
+    before_s = skew_s if claim.life_s is None else claim.life_s
+    if -before_s <= difference_s <= skew_s:
         return
+    if service == "s3" and claim.life_s is not None:
+        if difference_s > 0:
+            raise Denied("Request is not valid yet", code="AccessDenied")
+        raise Expired((now_s + int(difference_s) + before_s) * 1000, now_ms)
     if service == "s3":
         text = "The difference between the request time and the current time is too large."
         raise Denied(text, code="RequestTimeTooSkewed")
-    bound_s = now_s - skew_s if difference_s < 0 else now_s + skew_s
+    bound_s = now_s - before_s if difference_s < 0 else now_s + skew_s
     bound, now = (datetime.fromtimestamp(s, UTC).strftime("%Y%m%dT%H%M%SZ") for s in (bound_s, now_s))
     if difference_s < 0:
-        text = f"Signature expired: {timestamp} is now earlier than {bound} ({now} - {skew_s // 60} min.)"
+        text = f"Signature expired: {timestamp} is now earlier than {bound} ({now} - {before_s // 60} min.)"
     else:
         text = f"Signature not yet current: {timestamp} is still later than {bound} ({now} + {skew_s // 60} min.)"
     raise Denied(text, code="InvalidSignatureException")
@@ -241,7 +280,7 @@ def _payload(request: SignedRequest, claim: _Claim, service: str) -> str:
     """What stands for the body in the canonical request."""
     values = _values(request, "x-amz-content-sha256")
     if service == "s3":
-        return _s3_payload(values)
+        return UNSIGNED if claim.life_s is not None else _s3_payload(values)
     if not values or "x-amz-content-sha256" not in claim.signed_headers:
         return request.body_sha256
     if len(values) > 1 or not hmac.compare_digest(values[0].encode(), request.body_sha256.encode()):
@@ -314,10 +353,15 @@ def _canonical_header(request: SignedRequest, name: str) -> bytes:
 # --- refusals
 
 
-def _no_authorization(request: SignedRequest, service: str) -> NoReturn:
-    names = {part.partition("=")[0] for part in request.query_raw.split("&")}
-    if names.intersection(_PRESIGN):
-        raise Unfinished("Presigned URLs are not supported yet; sign with the Authorization header")
+def _two_mechanisms(service: str) -> NoReturn:
+    text = (
+        "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter "
+        "or the Authorization header should be specified"
+    )
+    raise Denied(text, code="InvalidArgument" if service == "s3" else "IncompleteSignatureException")
+
+
+def _no_authorization(service: str) -> NoReturn:
     if service == "s3":
         raise Denied("Access Denied", code="AccessDenied")
     raise Denied("Missing Authentication Token", code="MissingAuthenticationTokenException")

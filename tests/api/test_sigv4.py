@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rekindle.api import sigv4
 from rekindle.api.sigv4 import Identity, SignedRequest
 from rekindle.clock import wall_ms
-from rekindle.core.errors import Denied, Unfinished
+from rekindle.core.errors import Denied
 
 KEY_ID, SECRET = "AKIAEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 ARN = "arn:aws:lambda:us-east-1:000000000000:microvm-image:demo"
@@ -210,11 +210,47 @@ def test_the_s3_payload_is_what_was_signed(context: dict[str, Any], payload: str
     assert (got.payload, got.scope[9:]) == (payload, "us-east-1/s3/aws4_request")
 
 
-@pytest.mark.parametrize("query", ["X-Amz-Signature=00", "AWSAccessKeyId=a&Signature=b&Expires=1"])
-def test_presigned_urls_are_a_typed_error_for_now(query: str) -> None:
-    request = dataclasses.replace(with_header(signed("s3"), "authorization", None), query_raw=query)
-    with pytest.raises(Unfinished):
-        verify(request, "s3")
+def presigned(service: str, life_s: int = 3600, scoped: str | None = None) -> SignedRequest:
+    request = AWSRequest("GET", "http://127.0.0.1:7070/2025-09-09/microvms?maxResults=2")
+    signer = S3SigV4QueryAuth if service == "s3" else SigV4QueryAuth
+    signer(Credentials(KEY_ID, SECRET), scoped or service, "us-east-1", expires=life_s).add_auth(request)
+    path, _, query = request.url.removeprefix("http://127.0.0.1:7070").partition("?")
+    return SignedRequest("GET", path, query, (("Host", "127.0.0.1:7070"),), hashlib.sha256(b"").hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("service", "expired", "early"),
+    [
+        ("lambda", "InvalidSignatureException", "InvalidSignatureException"),
+        ("s3", "AccessDenied", "AccessDenied"),
+    ],
+)
+def test_a_presigned_request_lives_as_long_as_it_says(service: str, expired: str, early: str) -> None:
+    request = presigned(service)
+    for later_s in (-60, 0, 3580):
+        assert verify(request, service, later_s=later_s) == Identity(KEY_ID, "us-east-1")
+    assert code_of(request, service, later_s=3620) == expired
+    assert code_of(request, service, later_s=-3600) == early
+
+
+@pytest.mark.parametrize("service", ["lambda", "s3"])
+def test_a_presigned_request_is_for_this_service_host_path_and_query(service: str) -> None:
+    request, mismatch = presigned(service), "SignatureDoesNotMatch" if service == "s3" else "InvalidSignatureException"
+    elsewhere = (("Host", "127.0.0.1:7071"),)
+    more = request.query_raw + "&nextToken=x"
+    for change in ({"headers": elsewhere}, {"path_raw": "/x"}, {"query_raw": more}, {"method": "PUT"}):
+        assert code_of(dataclasses.replace(request, **change), service) == mismatch
+    other = {"lambda": "s3", "s3": "lambda"}[service]
+    scope = "AuthorizationHeaderMalformed" if service == "s3" else "InvalidSignatureException"
+    assert code_of(presigned(service, scoped=other), service) == scope
+    if service == "lambda":
+        assert code_of(dataclasses.replace(request, body_sha256="0" * 64), service) == mismatch
+
+
+def test_one_mechanism_only() -> None:
+    for service, code in (("lambda", "IncompleteSignatureException"), ("s3", "InvalidArgument")):
+        both = with_header(presigned(service), "authorization", authorization(signed(service)))
+        assert code_of(both, service) == code
 
 
 @given(st.text(st.characters(codec="latin-1"), max_size=80))
