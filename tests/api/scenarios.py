@@ -13,6 +13,7 @@ from typing import Any
 
 from rekindle.api.app import Api, Edge
 from rekindle.config import Ingress, Quotas
+from tests.store.rows import ACCOUNT
 
 from .edge import Got, ask
 from .requests import USUAL
@@ -74,6 +75,21 @@ async def too_long(world: World, name: str) -> Got:
     return await call(world, name, maxResults=51)
 
 
+NO_POLICY = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}}'
+NOBODY = ("AKIACCCCCCCCCCCCCCCC", "secret-of-nobody")
+
+
+async def without_rights(world: World) -> Wire:
+    """A key of the same account whose policy allows nothing of this service."""
+    await world.store.add_access_key(*NOBODY, ACCOUNT, "nobody", NO_POLICY)
+    return replace(world.wire, key=NOBODY)
+
+
+async def forbidden(world: World, name: str) -> Got:
+    """The caller's policy does not allow it."""
+    return await request(await without_rights(world), name, USUAL[name](world))
+
+
 # --- conflicts
 
 
@@ -97,6 +113,12 @@ def with_vm(which: str) -> Scenario:
         return await call(world, name, microvmIdentifier=world[f"vm.{which}"])
 
     return told
+
+
+async def shell_ended(world: World, name: str) -> Got:
+    """The microVM had a shell and is being terminated."""
+    await world.happen(world["vm.shell"], "TerminateMicrovm")
+    return await call(world, name)
 
 
 async def updating(world: World, name: str) -> Got:
@@ -184,6 +206,7 @@ ELSEWHERE = {"VpcEgressConfiguration": VPC["VpcEgressConfiguration"] | {"SubnetI
 PROVOKED: dict[str, Scenario | dict[str, Scenario]] = {
     "InternalServerException": broken,
     "ServiceException": broken,
+    "AccessDeniedException": forbidden,
     "ResourceNotFoundException": unknown,
     "ValidationException": too_long,
     "ConflictException": {
@@ -192,7 +215,7 @@ PROVOKED: dict[str, Scenario | dict[str, Scenario]] = {
         "SuspendMicrovm": with_vm("pending"),
         "ResumeMicrovm": with_vm("pending"),
         "CreateMicrovmAuthToken": with_vm("terminated"),
-        "CreateMicrovmShellAuthToken": with_vm("terminated"),
+        "CreateMicrovmShellAuthToken": shell_ended,
         "UpdateMicrovmImage": updating,
         "UpdateMicrovmImageVersion": updating,
         "DeleteMicrovmImageVersion": updating,

@@ -19,7 +19,7 @@ from rekindle.api import model
 from rekindle.api.operations import OPERATIONS
 from rekindle.config import Config, Quotas
 
-from .scenarios import on
+from .scenarios import on, without_rights
 from .wire import Answer, Wire
 from .world import World, make_world
 
@@ -40,7 +40,11 @@ async def no_memory(world: World) -> World:
     return replace(world, wire=on(world, quotas=Quotas(memory_mib=1)))
 
 
-GIVEN: dict[str, Callable[[World], Awaitable[World]]] = {"no memory": no_memory}
+async def no_policy(world: World) -> World:
+    return replace(world, wire=await without_rights(world))
+
+
+GIVEN: dict[str, Callable[[World], Awaitable[World]]] = {"no memory": no_memory, "no policy": no_policy}
 
 
 @pytest.fixture

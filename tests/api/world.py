@@ -8,7 +8,7 @@ from typing import Any
 from rekindle.core.image import Version
 from rekindle.core.lifecycle import Fact
 from rekindle.store.db import Store
-from tests.store.rows import OTHER, REGION, arn, built_image
+from tests.store.rows import ACCOUNT, OTHER, REGION, arn, built_image
 
 from .wire import BASE, ROLE, Wire, create_params
 
@@ -87,6 +87,7 @@ async def make_world(wire: Wire, other: Wire) -> World:
     world = World(wire, replace(other), wire.api.tools.store)
     things = world.things
     things |= {"base": BASE, "role": ROLE, "nobody": arn("nobody"), "theirs": arn("theirs", OTHER), "managed": MANAGED}
+    things["user"] = f"arn:aws:iam::{ACCOUNT}:user/nobody"
     cpu = wire.api.tools.cpu
     things |= {"architecture": cpu.architecture, "chipset": cpu.chipset, "generation": cpu.chipset_generation}
     await _images(world)
