@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rekindle.artifacts.blobs import Segment
 from rekindle.artifacts.checksums import Algorithm, Checksum, Kind
+from rekindle.artifacts.conditions import Condition
 from rekindle.artifacts.errors import S3Error
 from rekindle.store import sql
 from rekindle.store.database import Database, Row
@@ -127,16 +128,15 @@ class Index:
     def segments(self, found: Object) -> list[Segment]:
         return [Segment(row["blob"], row["size_bytes"]) for row in self._db.all("segments", object=found.id)]
 
-    def put_object(self, new: Object, segments: Sequence[Segment], *, only_if_absent: bool = False) -> list[str]:
-        """Make `new` what its key holds. Raises S3Error: the bucket is gone, or the key is there and must not be."""
+    def put_object(self, new: Object, segments: Sequence[Segment], condition: Condition) -> list[str]:
+        """Make `new` what its key holds. Raises S3Error: the bucket is gone, or `condition` refuses what it holds."""
         with self._db.transaction():
-            return self._put_object(new, segments, only_if_absent=only_if_absent)
+            return self._put_object(new, segments, condition)
 
-    def _put_object(self, new: Object, segments: Sequence[Segment], *, only_if_absent: bool) -> list[str]:
+    def _put_object(self, new: Object, segments: Sequence[Segment], condition: Condition) -> list[str]:
         if self.bucket(new.bucket) is None:
             raise S3Error("NoSuchBucket", BucketName=new.bucket)
-        if only_if_absent and self.object(new.bucket, new.key) is not None:
-            raise S3Error("PreconditionFailed", Condition="If-None-Match")
+        condition(self.object(new.bucket, new.key))
         freed = self._drop_object(new.bucket, new.key)
         self._db.run(
             "put_object",
@@ -153,6 +153,12 @@ class Index:
         for number, segment in enumerate(segments):
             self._db.run("add_segment", object=new.id, number=number, blob=segment.blob, size_bytes=segment.size_bytes)
         return freed
+
+    def delete_object(self, bucket: str, key: str, condition: Condition) -> list[str]:
+        """An absent key is no error unless `condition` says so."""
+        with self._db.transaction():
+            condition(self.object(bucket, key))
+            return self._drop_object(bucket, key)
 
     def delete_objects(self, bucket: str, keys: Sequence[str]) -> list[str]:
         """Absent keys are no error, as on S3."""
@@ -210,7 +216,7 @@ class Index:
             )
         return freed
 
-    def complete(self, upload: Upload, new: Object, parts: Sequence[Part], *, only_if_absent: bool) -> list[str]:
+    def complete(self, upload: Upload, new: Object, parts: Sequence[Part], condition: Condition) -> list[str]:
         """Turn `parts` into the object; the upload's other parts are freed."""
         with self._db.transaction():
             used = {part.segment.blob for part in parts}
@@ -218,7 +224,7 @@ class Index:
                 raise S3Error("InvalidPart", UploadId=upload.id)
             unused = [blob for blob in self._drop_upload(upload.id) if blob not in used]
             segments = [part.segment for part in parts]
-            return unused + self._put_object(new, segments, only_if_absent=only_if_absent)
+            return unused + self._put_object(new, segments, condition)
 
     def abort(self, upload_id: str) -> list[str]:
         with self._db.transaction():

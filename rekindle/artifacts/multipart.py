@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from rekindle.artifacts import checksums, codec
+from rekindle.artifacts import checksums, codec, conditions
 from rekindle.artifacts.blobs import Segment
 from rekindle.artifacts.body import Received
 from rekindle.artifacts.buckets import owner, page_size, xml
@@ -128,8 +128,8 @@ async def complete(service: Service, request: Request) -> Reply:
     parts = _chosen(service, upload, root.findall("Part"))
     new = _joined(service, upload, parts)
     _check_promises(request, new)
-    only_if_absent = "if-none-match" in request.headers
-    service.blobs.delete(service.index.complete(upload, new, parts, only_if_absent=only_if_absent))
+    condition = conditions.of_write(request.headers)
+    service.blobs.delete(service.index.complete(upload, new, parts, condition))
     return _completed(request, new)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-from rekindle.artifacts import authorize, checksums, codec, wire
+from rekindle.artifacts import authorize, checksums, codec, conditions, wire
 from rekindle.artifacts.blobs import Segment, Writer
 from rekindle.artifacts.body import Hashes, Received
 from rekindle.artifacts.buckets import xml
@@ -55,13 +55,12 @@ def checksum_elements(checksum: Checksum | None) -> list[Node]:
 
 async def put_object(service: Service, request: Request) -> Reply:
     service.bucket(request.bucket, request)
-    only_if_absent = "if-none-match" in request.headers
-    if only_if_absent and service.index.object(request.bucket, request.key) is not None:
-        raise S3Error("PreconditionFailed", Condition="If-None-Match")  # before the body; again in the commit
+    condition = conditions.of_write(request.headers)
+    condition(service.index.object(request.bucket, request.key))  # before the body; again in the commit
     headers = kept_headers(request, service.limits.metadata_bytes)
     segment, received = await service.receive_blob(request)
     new = _new_object(service, request, received, headers)
-    service.publish(segment, lambda: service.index.put_object(new, [segment], only_if_absent=only_if_absent))
+    service.publish(segment, lambda: service.index.put_object(new, [segment], condition))
     return Reply(200, {"etag": f'"{new.etag}"', **checksum_headers(new.checksum)})
 
 
@@ -138,19 +137,15 @@ def _check_conditions(request: Request, found: Object) -> None:
     """RFC 9110 §13.2.2. Raises S3Error with 412 or 304."""
     headers = request.headers
     if "if-match" in headers:
-        if not _matches(headers["if-match"], found.etag):
+        if not conditions.matches(headers["if-match"], found.etag):
             raise S3Error("PreconditionFailed", Condition="If-Match")
     elif _changed_since(headers.get("if-unmodified-since"), found, absent=False):
         raise S3Error("PreconditionFailed", Condition="If-Unmodified-Since")
     if "if-none-match" in headers:
-        if _matches(headers["if-none-match"], found.etag):
+        if conditions.matches(headers["if-none-match"], found.etag):
             raise S3Error("NotModified")
     elif not _changed_since(headers.get("if-modified-since"), found, absent=True):
         raise S3Error("NotModified")
-
-
-def _matches(header: str, etag: str) -> bool:
-    return header.strip() == "*" or etag in (part.strip().removeprefix("W/").strip('"') for part in header.split(","))
 
 
 def _changed_since(header: str | None, found: Object, *, absent: bool) -> bool:
@@ -185,7 +180,7 @@ def copy_source(service: Service, request: Request) -> Object:
     if found is None:
         raise S3Error("NoSuchKey", Key=source.key)
     wanted = request.headers.get("x-amz-copy-source-if-match")
-    if wanted is not None and not _matches(wanted, found.etag):
+    if wanted is not None and not conditions.matches(wanted, found.etag):
         raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-if-match")
     return found
 
@@ -219,8 +214,8 @@ async def copy_object(service: Service, request: Request) -> Reply:
     algorithm = checksums.named(asked) if asked else source.checksum.algorithm if source.checksum else None
     segment, received = await copy_bytes(service, source, (0, source.size_bytes), algorithm)
     new = _new_object(service, request, received, headers)
-    only_if_absent = "if-none-match" in request.headers
-    service.publish(segment, lambda: service.index.put_object(new, [segment], only_if_absent=only_if_absent))
+    condition = conditions.of_write(request.headers)
+    service.publish(segment, lambda: service.index.put_object(new, [segment], condition))
     return xml("CopyObjectResult", copied(new.updated_at_ms, new.etag, new.checksum))
 
 
@@ -230,7 +225,7 @@ def copied(at_ms: int, etag: str, checksum: Checksum | None) -> list[Node]:
 
 async def delete_object(service: Service, request: Request) -> Reply:
     service.bucket(request.bucket, request)
-    service.blobs.delete(service.index.delete_objects(request.bucket, [request.key]))
+    service.blobs.delete(service.index.delete_object(request.bucket, request.key, conditions.of_write(request.headers)))
     return Reply(204)
 
 

@@ -172,7 +172,5 @@ def _refuse(method: str, headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
         if name.startswith(_REFUSED) or (name in _ONLY and value not in _ONLY[name]):
             raise S3Error("NotImplemented", f"The header {name} is not implemented.", Header=name)
-    if method in ("PUT", "POST", "DELETE") and "if-match" in headers:
-        raise S3Error("NotImplemented", "Conditional writes with If-Match are not implemented.", Header="If-Match")
     if method in ("PUT", "POST") and headers.get("if-none-match", "*") != "*":
         raise S3Error("NotImplemented", "If-None-Match of a write can only be '*'.", Header="If-None-Match")

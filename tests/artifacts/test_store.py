@@ -211,7 +211,24 @@ def test_conditions(store: Served, bucket: str, code_of: Code) -> None:
     assert body_of(client, bucket, "k", IfMatch=tag) == b"1"
     assert code_of(client.get_object, Bucket=bucket, Key="k", IfMatch='"other"') == ("PreconditionFailed", 412)
     assert code_of(client.get_object, Bucket=bucket, Key="k", IfNoneMatch=tag)[1] == 304
-    assert code_of(client.put_object, Bucket=bucket, Key="k", Body=b"2", IfMatch=tag) == ("NotImplemented", 501)
+    second = client.put_object(Bucket=bucket, Key="k", Body=b"2", IfMatch=tag)["ETag"]
+    failed = ("PreconditionFailed", 412)
+    assert code_of(client.put_object, Bucket=bucket, Key="k", Body=b"3", IfMatch=tag) == failed
+    assert code_of(client.put_object, Bucket=bucket, Key="none", Body=b"3", IfMatch=tag) == ("NoSuchKey", 404)
+    assert code_of(client.delete_object, Bucket=bucket, Key="k", IfMatch=tag) == failed
+    names = {
+        "Bucket": bucket,
+        "Key": "k",
+        "UploadId": client.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"],
+    }
+    parts = [{"PartNumber": 1, "ETag": client.upload_part(**names, PartNumber=1, Body=b"3")["ETag"]}]
+    finish = {**names, "MultipartUpload": {"Parts": parts}}
+    assert code_of(client.complete_multipart_upload, **finish, IfMatch=tag) == failed
+    assert code_of(client.complete_multipart_upload, **finish, IfNoneMatch="*") == failed
+    assert body_of(client, bucket, "k") == b"2"
+    third = client.complete_multipart_upload(**finish, IfMatch=second)["ETag"]
+    client.delete_object(Bucket=bucket, Key="k", IfMatch=third)
+    assert code_of(client.get_object, Bucket=bucket, Key="k") == ("NoSuchKey", 404)
 
 
 def test_accounts_do_not_see_each_other(store: Served, bucket: str, code_of: Code) -> None:
