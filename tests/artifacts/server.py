@@ -1,6 +1,6 @@
 """A store in a process of its own: `python -m tests.artifacts.server FOLDER [CERTIFICATE KEY]`.
 
-Prints its port when it listens. Ends with SIGTERM, or is killed. Two accounts with a key each.
+Prints its port when it listens. Ends with SIGTERM, or is killed. Two accounts with a key each, and one with a policy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from rekindle.core.account import AccessKey
 
 ALICE = AccessKey("AKIAALICEAAAAAAAAAAA", "alice" * 8, "000000000000")
 BOB = AccessKey("AKIABOBBBBBBBBBBBBBB", "bobby" * 8, "111111111111")
-_KEYS = {key.key_id: key for key in (ALICE, BOB)}
+#: Alice's account, but only what lies below `open/` of any bucket, and nothing below `open/not/`.
+_RULES = """{"Statement": [
+    {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+        "Resource": "arn:aws:s3:::*/open/*"},
+    {"Effect": "Deny", "Action": "s3:*", "Resource": "arn:aws:s3:::*/open/not/*"}
+]}"""
+CAROL = AccessKey("AKIACAROLLLLLLLLLLLL", "carol" * 8, ALICE.account, "carol", _RULES)
+_KEYS = {key.key_id: key for key in (ALICE, BOB, CAROL)}
 
 
 async def lookup(key_id: str) -> AccessKey | None:

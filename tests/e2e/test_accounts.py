@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
@@ -28,6 +30,31 @@ def stranger(cloud: Cloud) -> dict[str, str]:
 
     asyncio.run(add())
     return {"key_id": key_id, "secret": secret}
+
+
+def test_a_key_held_to_one_image(cloud: Cloud, image: str, vm_running: Vm, tmp_path: Path) -> None:
+    """May look at the VMs of one image and wake them; may not suspend, start or read artifacts."""
+    statement = {"Effect": "Allow", "Action": ["lambda:GetMicrovm", "lambda:ResumeMicrovm"], "Resource": image}
+    document = tmp_path / "policy.json"
+    document.write_text(json.dumps({"Version": "2012-10-17", "Statement": statement}))
+    key = json.loads(cloud.cli("key", "create", "--name", "ann", "--policy", str(document), "--json").stdout)
+    ann = {"key_id": key["key_id"], "secret": key["secret"]}
+    held = cloud.client(**ann)
+    assert held.get_microvm(microvmIdentifier=vm_running.id)["state"] == "RUNNING"
+    held.resume_microvm(microvmIdentifier=vm_running.id)
+    s3 = cloud.client("s3", **ann)
+    for call, arguments in (
+        (held.suspend_microvm, {"microvmIdentifier": vm_running.id}),
+        (held.run_microvm, {"imageIdentifier": image}),
+        (held.list_microvms, {}),
+        (s3.get_object, {"Bucket": "artifacts", "Key": "interpreter.zip"}),
+    ):
+        with pytest.raises(ClientError) as refused:
+            call(**arguments)
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+    cloud.cli("key", "rm", key["key_id"])
+    with pytest.raises(ClientError, match="security token"):
+        held.get_microvm(microvmIdentifier=vm_running.id)
 
 
 def test_lists_show_only_ones_own(cloud: Cloud, vm_running: Vm, stranger: dict[str, str]) -> None:
