@@ -20,6 +20,7 @@ from rekindle.artifacts.wire import Reply, Request, Stream, Target
 
 _KEPT = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires")
 _META = "x-amz-meta-"
+_SOURCE = "x-amz-copy-source-"
 _COPY_TO_ITSELF = (
     "This copy request is illegal because it is trying to copy an object to itself without changing the object's "
     "metadata, storage class, website redirect location or encryption attributes."
@@ -86,7 +87,7 @@ async def head_object(service: Service, request: Request) -> Reply:
 
 async def get_object(service: Service, request: Request) -> Reply:
     found = service.object(request)
-    _check_conditions(request, found)
+    _check_conditions(request.headers, found)
     headers = _object_headers(found) | _overrides(request.query)
     segments = service.index.segments(found)
     span = _span(request.headers.get("range"), found.size_bytes)
@@ -133,9 +134,8 @@ def _span(header: str | None, size_bytes: int) -> tuple[int, int] | None:
     return first, last - first + 1
 
 
-def _check_conditions(request: Request, found: Object) -> None:
+def _check_conditions(headers: Mapping[str, str], found: Object) -> None:
     """RFC 9110 §13.2.2. Raises S3Error with 412 or 304."""
-    headers = request.headers
     if "if-match" in headers:
         if not conditions.matches(headers["if-match"], found.etag):
             raise S3Error("PreconditionFailed", Condition="If-Match")
@@ -179,9 +179,11 @@ def copy_source(service: Service, request: Request) -> Object:
     found = service.index.object(source.bucket, source.key)
     if found is None:
         raise S3Error("NoSuchKey", Key=source.key)
-    wanted = request.headers.get("x-amz-copy-source-if-match")
-    if wanted is not None and not conditions.matches(wanted, found.etag):
-        raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-if-match")
+    asked = {name.removeprefix(_SOURCE): value for name, value in request.headers.items() if name.startswith(_SOURCE)}
+    try:
+        _check_conditions(asked, found)
+    except S3Error as err:  # a copy has no 304
+        raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-if") from err
     return found
 
 

@@ -29,9 +29,6 @@ _REFUSED = (
     "x-amz-grant-",
     "x-amz-write-offset-bytes",
     "x-amz-if-match-",
-    "x-amz-copy-source-if-modified-since",
-    "x-amz-copy-source-if-unmodified-since",
-    "x-amz-copy-source-if-none-match",
 )
 _ONLY = {
     "x-amz-acl": ("private", "bucket-owner-full-control"),

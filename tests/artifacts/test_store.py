@@ -231,6 +231,24 @@ def test_conditions(store: Served, bucket: str, code_of: Code) -> None:
     assert code_of(client.get_object, Bucket=bucket, Key="k") == ("NoSuchKey", 404)
 
 
+def test_conditions_of_a_copy(store: Served, bucket: str, code_of: Code) -> None:
+    client = store.client()
+    tag = client.put_object(Bucket=bucket, Key="k", Body=b"1")["ETag"]
+    at = client.head_object(Bucket=bucket, Key="k")["LastModified"]
+    copy = {"Bucket": bucket, "Key": "copy", "CopySource": {"Bucket": bucket, "Key": "k"}}
+    early = at.replace(year=2001)
+    for change in (
+        {"CopySourceIfMatch": '"other"'},
+        {"CopySourceIfNoneMatch": tag},
+        {"CopySourceIfModifiedSince": at},
+        {"CopySourceIfUnmodifiedSince": early},
+    ):
+        assert code_of(client.copy_object, **copy, **change) == ("PreconditionFailed", 412)
+    client.copy_object(**copy, CopySourceIfMatch=tag, CopySourceIfUnmodifiedSince=early)
+    client.copy_object(**copy, CopySourceIfNoneMatch='"other"', CopySourceIfModifiedSince=at)
+    assert body_of(client, bucket, "copy") == b"1"
+
+
 def test_accounts_do_not_see_each_other(store: Served, bucket: str, code_of: Code) -> None:
     store.client(ALICE).put_object(Bucket=bucket, Key="secret", Body=b"s")
     bob = store.client(BOB)
