@@ -90,7 +90,8 @@ async def get_object(service: Service, request: Request) -> Reply:
     _check_conditions(request.headers, found)
     headers = _object_headers(found) | _overrides(request.query)
     segments = service.index.segments(found)
-    span = _span(request.headers.get("range"), found.size_bytes)
+    unchanged = request.headers.get("if-range", headers["etag"]) in (headers["etag"], headers["last-modified"])
+    span = _span(request.headers.get("range"), found.size_bytes) if unchanged else None
     if span is not None:
         first, size_bytes = span
         headers["content-range"] = f"bytes {first}-{first + size_bytes - 1}/{found.size_bytes}"

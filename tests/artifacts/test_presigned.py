@@ -89,3 +89,13 @@ def test_parameters_that_are_no_good(plain_store: Served, plain_bucket: str, cha
     for bad in ("&".join([*pieces, change]), "&".join(pieces), f"{good}&{change}"):
         assert code(ask("GET", bad)) == (400, "AuthorizationQueryParametersError")
     assert code(ask("GET", f"{good}&X-Amz-Security-Token=t")) == (400, "InvalidToken")
+
+
+def test_a_range_only_if_the_object_is_still_the_same(plain_store: Served, plain_bucket: str) -> None:
+    at = {"Bucket": plain_bucket, "Key": "k"}
+    tag = plain_store.client().put_object(**at, Body=b"0123")["ETag"]
+    good = url(plain_store, "s3v4", "get_object", **at)
+    date = ask("HEAD", url(plain_store, "s3v4", "head_object", **at)).headers["last-modified"]
+    for condition, content in ((tag, b"12"), (date, b"12"), ('"other"', b"0123"), (f"W/{tag}", b"0123")):
+        answer = ask("GET", good, headers={"Range": "bytes=1-2", "If-Range": condition})
+        assert (answer.content, answer.status_code) == (content, 206 if len(content) == 2 else 200)
