@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rekindle import identity
@@ -52,6 +54,9 @@ def test_the_clis_whole_flow(store: Served, tmp_path: Path) -> None:
     shell.aws("cp", "s3://cli-bucket/in/big", "s3://cli-bucket/copy")
     shell.aws("cp", "s3://cli-bucket/copy", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (folder / "big").read_bytes()
+    url = shell.aws("presign", "s3://cli-bucket/in/small.txt").strip()
+    trust = ssl.create_default_context(cafile=store.ca_pem)
+    assert httpx.get(url, trust_env=False, verify=trust).text == "small"
     shell.aws("rm", "s3://cli-bucket/copy")
     shell.aws("rb", "--force", "s3://cli-bucket")
     assert "cli-bucket" not in shell.aws("ls")
