@@ -14,6 +14,7 @@ from rekindle.api import (
     operations_managed,
     operations_microvms,
     operations_tags,
+    operations_tokens,
     operations_update,
 )
 from rekindle.api.context import Parsed, Reply, Tools
@@ -42,7 +43,8 @@ OPERATIONS: dict[str, Perform] = {
     "SuspendMicrovm": operations_microvms.suspend,
     "ResumeMicrovm": operations_microvms.resume,
     "TerminateMicrovm": operations_microvms.terminate,
-    "CreateMicrovmAuthToken": operations_microvms.create_auth_token,
+    "CreateMicrovmAuthToken": operations_tokens.create_auth_token,
+    "CreateMicrovmShellAuthToken": operations_tokens.create_shell_auth_token,
     "ListTags": operations_tags.list_tags,
     "TagResource": operations_tags.tag,
     "UntagResource": operations_tags.untag,

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from rekindle.api import connectors, names
+from rekindle.api import connectors, names, notes
 from rekindle.api.context import Parsed, Tools
 from rekindle.api.operations_images import show_created
 from rekindle.api.settings import build_row, settings, version_row
@@ -16,7 +16,6 @@ from rekindle.core.image import Image, ImageState
 
 
 async def create_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
-    names.refuse_kms(call)
     asked = await settings(tools, call.caller, call.params)
     image = _image(call, tools.clock())
     version = version_row(tools, call, image, image.last_number, asked)
@@ -27,6 +26,7 @@ async def create_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         client_token=call.params.get("clientToken"),
         token_digest=names.digest(call),
         ceilings=tools.config.quotas.ceilings(),
+        note=notes.of_image(call.params, tools.engine.managed()),
     )
     if made.id == image.id:  # not an earlier one with the same client token
         await connectors.tell(tools, image.arn, version.egress)

@@ -6,21 +6,18 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from rekindle.api import connectors, model, names
+from rekindle.api import connectors, model, names, notes
 from rekindle.api.context import Parsed, Tools
 from rekindle.api.cursor import page
 from rekindle.core.connectors import ingress
-from rekindle.core.errors import Invalid, NotFound, Refused
+from rekindle.core.errors import Invalid, NotFound
 from rekindle.core.image import Image, ImageState, Version, VersionState, VersionStatus
 from rekindle.core.lifecycle import WIRE, Ask, Phase
 from rekindle.core.microvm import IdlePolicy, MicroVM
-from rekindle.core.token import ALL_PORTS
 from rekindle.store.microvms import place
 
 #: AWS's default is its maximum (recorded: spec §1.4), and the model has the maximum.
 MAX_DURATION = "RunMicrovmRequestMaximumDurationInSecondsInteger"
-MAX_TOKEN_MINUTES = 60  #: not in the model (spec §1.4)
-TOKEN_HEADER = "X-aws-proxy-auth"  # noqa: S105  # a header's name
 _GOING = (ImageState.DELETING, ImageState.DELETED)
 
 
@@ -37,6 +34,7 @@ async def run(tools: Tools, call: Parsed) -> Mapping[str, Any]:
             token_digest=digest,
             ceilings=tools.config.quotas.ceilings(),
             room=tools.config.memory.room(),
+            note=notes.of_run(call.params),
         )
         if vm.id == new.id:  # not an earlier one with the same client token
             await connectors.tell(tools, vm.id, vm.egress)
@@ -77,18 +75,6 @@ async def terminate(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     return await _ask(tools, call, Ask.TERMINATE)
 
 
-async def create_auth_token(tools: Tools, call: Parsed) -> Mapping[str, Any]:
-    vm = await names.own_microvm(tools.store, call)
-    minutes: int = call.params["expirationInMinutes"]
-    if minutes > MAX_TOKEN_MINUTES:
-        raise Invalid(f"ExpirationMinutes {minutes} exceeded max allowed of {MAX_TOKEN_MINUTES}.")
-    ports = [_ports(one) for one in call.params["allowedPorts"]]
-    if vm.phase in (Phase.TERMINATING, Phase.TERMINATED):
-        raise Refused(f"The MicroVM {vm.id} has been terminated.")
-    expires_at_s = tools.clock() // 1000 + minutes * 60
-    return {"authToken": {TOKEN_HEADER: tools.engine.mint(vm, ports, expires_at_s)}}
-
-
 async def _ask(tools: Tools, call: Parsed, ask: Ask) -> dict[str, Any]:
     vm = await names.own_microvm(tools.store, call)
     await tools.store.ask(vm.id, ask, room=tools.config.memory.room())
@@ -98,7 +84,6 @@ async def _ask(tools: Tools, call: Parsed, ask: Ask) -> dict[str, Any]:
 
 async def _checked(tools: Tools, call: Parsed) -> MicroVM:
     """The row to be, every rule checked."""
-    names.refuse_kms(call)
     version = await _active_version(tools, call)
     _check_run(call.params, version)
     egress = await connectors.egress(tools, call.caller, call.params.get("egressNetworkConnectors", []), version.egress)
@@ -154,6 +139,7 @@ def _pending(tools: Tools, call: Parsed, version: Version, egress: tuple[str, ..
         egress=egress,
         started_at_ms=tools.clock(),
         execution_role_arn=params.get("executionRoleArn"),
+        kms_key=params.get("kmsKeyIdentifier"),
         logging=params.get("logging"),
         run_hook_payload=params.get("runHookPayload"),
     )
@@ -169,33 +155,26 @@ def _idle(policy: Mapping[str, Any] | None) -> IdlePolicy | None:
     )
 
 
-def _ports(specification: Mapping[str, Any]) -> tuple[int, int]:
-    match specification:
-        case {"port": port}:
-            return port, port
-        case {"range": {"startPort": start, "endPort": end}}:
-            if start > end:
-                raise Invalid(f"The port range {start}-{end} ends before it starts.")
-            return start, end
-        case _:
-            return ALL_PORTS
-
-
 # --- projections
 
 
 def _show(tools: Tools, vm: MicroVM) -> dict[str, Any]:
-    return _show_item(vm) | {
-        "egressNetworkConnectors": list(vm.egress),
-        "endpoint": tools.engine.endpoint(vm),
-        "executionRoleArn": vm.execution_role_arn,
-        "idlePolicy": _show_idle(vm.idle),
-        "ingressNetworkConnectors": list(vm.ingress),
-        "maximumDurationInSeconds": vm.max_duration_s,
-        "stateReason": vm.state_reason,
-        "terminatedAt": vm.terminated_at_ms,
-        "terminationReasonCode": None,
-    }
+    key = {} if vm.kms_key is None else {"kmsKeyIdentifier": vm.kms_key}  # no recorded answer has it
+    return (
+        _show_item(vm)
+        | key
+        | {
+            "egressNetworkConnectors": list(vm.egress),
+            "endpoint": tools.engine.endpoint(vm),
+            "executionRoleArn": vm.execution_role_arn,
+            "idlePolicy": _show_idle(vm.idle),
+            "ingressNetworkConnectors": list(vm.ingress),
+            "maximumDurationInSeconds": vm.max_duration_s,
+            "stateReason": vm.state_reason,
+            "terminatedAt": vm.terminated_at_ms,
+            "terminationReasonCode": None,
+        }
+    )
 
 
 def _show_idle(idle: IdlePolicy | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rekindle.api import connectors, names
+from rekindle.api import connectors, names, notes
 from rekindle.api.context import Parsed, Tools
 from rekindle.api.operations_images import own_image, show_created, show_version
 from rekindle.api.settings import build_row, settings, version_row
@@ -15,7 +15,6 @@ from rekindle.core.image import VersionStatus
 
 async def update_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     """What the request leaves out is dropped, not kept. Answers as a create does, without `tags` (spec §1.6)."""
-    names.refuse_kms(call)
     image = await own_image(tools, call)
     asked = await settings(tools, call.caller, call.params)
     row = version_row(tools, call, replace(image, updated_at_ms=tools.clock()), image.last_number + 1, asked)
@@ -26,6 +25,7 @@ async def update_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         token_digest=names.digest(call),
         why=names.asked_by(call),
         ceilings=tools.config.quotas.ceilings(),
+        note=notes.of_image(call.params, tools.engine.managed()),
     )
     if version.version == row.version:  # not an earlier one with the same client token
         await connectors.tell(tools, image.arn, version.egress)

@@ -45,7 +45,7 @@ class Settings:
 async def settings(tools: Tools, caller: Caller, params: Mapping[str, Any]) -> Settings:
     """Every rule that the model cannot say. Raises Invalid or NotFound."""
     base_arn: str = params["baseImageArn"]
-    base = managed.base_version(tools.engine.managed(), caller.region, base_arn, params.get("baseImageVersion"))
+    base = managed.base_version(tools.engine.managed(), base_arn, params.get("baseImageVersion"))
     for one in params.get("cpuConfigurations", []):
         cpu.check(one["architecture"], tools.cpu)
     return Settings(
@@ -105,7 +105,10 @@ def version_row(tools: Tools, call: Parsed, image: Image, number: int, settings:
 
 
 def _echoed(tools: Tools, params: Mapping[str, Any], memory_mib: int) -> dict[str, Any]:
-    """The members that answers repeat as they were given; defaults filled in."""
+    """The members that answers repeat as they were given; defaults filled in.
+
+    `kmsKeyIdentifier`, which no recorded answer has, only when it was given.
+    """
     echoed = (
         "additionalOsCapabilities",
         "baseImageArn",
@@ -116,10 +119,15 @@ def _echoed(tools: Tools, params: Mapping[str, Any], memory_mib: int) -> dict[st
         "hooks",
         "logging",
     )
-    return {name: params.get(name) for name in echoed} | {
-        "cpuConfigurations": params.get("cpuConfigurations") or [{"architecture": tools.cpu.architecture}],
-        "resources": [{"minimumMemoryInMiB": memory_mib}],
-    }
+    given = {name: params[name] for name in ("kmsKeyIdentifier",) if name in params}
+    return (
+        {name: params.get(name) for name in echoed}
+        | given
+        | {
+            "cpuConfigurations": params.get("cpuConfigurations") or [{"architecture": tools.cpu.architecture}],
+            "resources": [{"minimumMemoryInMiB": memory_mib}],
+        }
+    )
 
 
 def build_row(version: Version, of: Cpu) -> Build:

@@ -60,6 +60,18 @@ def lets_app_traffic_in(ingress: Sequence[str]) -> bool:
     return "NO_INGRESS" not in names and not names.isdisjoint({"HTTP_INGRESS", "ALL_INGRESS"})
 
 
+def check_shell(ingress: Sequence[str]) -> None:
+    """Raises Invalid with AWS's texts (recorded: spec §1.8) when these admit no shell."""
+    names = _names(ingress)
+    if "ALL_INGRESS" in names and len(names) > 1:
+        raise Invalid(
+            "ALL_INGRESS cannot be combined with other ingress network connectors; use HTTP_INGRESS and/or "
+            "SHELL_INGRESS instead"
+        )
+    if "SHELL_INGRESS" not in names:
+        raise Invalid("Shell access requires SHELL_INGRESS network connector to be configured on the MicroVM.")
+
+
 def _names(arns: Sequence[str]) -> set[str]:
     return {arn.rpartition(":")[2] for arn in arns}
 

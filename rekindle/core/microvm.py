@@ -40,6 +40,7 @@ class MicroVM:
     egress: tuple[str, ...]  #: connector ARNs, effective
     started_at_ms: int
     execution_role_arn: str | None = None
+    kms_key: str | None = None  #: as the caller named it; nothing is encrypted with it
     logging: Mapping[str, object] | None = None
     run_hook_payload: str | None = None
     suspended_at_ms: int | None = None

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 ALL_PORTS = (1, 65535)
+APP, SHELL = "app", "shell"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +15,7 @@ class Claims:
     generation: int
     ports: tuple[tuple[int, int], ...]  #: inclusive ranges of guest ports
     expires_at_s: int  #: epoch seconds
-    use: str = "app"
+    use: str = APP  #: or SHELL
 
     def to_json(self) -> bytes:
         claims = {

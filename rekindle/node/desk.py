@@ -27,9 +27,9 @@ class Desk:
     def endpoint(self, vm: MicroVM) -> str:
         return endpoint_of(vm)
 
-    def mint(self, vm: MicroVM, ports: Sequence[tuple[int, int]], expires_at_s: int) -> str:
+    def mint(self, vm: MicroVM, ports: Sequence[tuple[int, int]], expires_at_s: int, use: str) -> str:
         """A sealed endpoint token for this life of the VM."""
-        claims = Claims(vm_id=vm.id, generation=vm.generation, ports=tuple(ports), expires_at_s=expires_at_s)
+        claims = Claims(vm_id=vm.id, generation=vm.generation, ports=tuple(ports), expires_at_s=expires_at_s, use=use)
         return seal(self._token_key, claims)
 
     def managed(self) -> Managed:

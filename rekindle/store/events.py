@@ -7,6 +7,8 @@ import json
 from rekindle.core.microvm import Event
 from rekindle.store.database import Database, Row
 
+NOTE = "note"  #: `what` of an event that says what has no meaning on this machine
+
 
 class Events:
     _db: Database

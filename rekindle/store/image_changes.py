@@ -32,12 +32,13 @@ class ImageChanges(Images):
         token_digest: str,
         why: str = _ASKED,
         ceilings: Ceilings = NO_CEILINGS,
+        note: str | None = None,
     ) -> tuple[Image, Version]:
         """Add a version with its build, or return what the same client token made before.
 
-        The number of both rows is set here: one more than the highest ever given. Raises NotFound, OverQuota
-        when the image has as many versions, or the account as many builds, as it may, or Refused while the image
-        changes otherwise or when the client token was used with other parameters.
+        The number of both rows is set here: one more than the highest ever given; `note` is for the image's story.
+        Raises NotFound, OverQuota when the image has as many versions, or the account as many builds, as it may, or
+        Refused while the image changes otherwise or when the client token was used with other parameters.
         """
         arn = version.image_arn
         asked = Asked(_UPDATE, version.account, version.region, client_token, token_digest)
@@ -53,6 +54,7 @@ class ImageChanges(Images):
             quotas.builds(self._db, version.account, ceilings)
             tokens.remember(self._db, asked, _token_subject(version), self._clock())
             self._tell_version(version, why)
+            self._note(version, note)
         return image, version
 
     async def set_version_status(self, arn: str, version: str, status: VersionStatus, *, why: str = _ASKED) -> Version:

@@ -38,8 +38,9 @@ class Images:
         client_token: str | None,
         token_digest: str,
         ceilings: Ceilings = NO_CEILINGS,
+        note: str | None = None,
     ) -> tuple[Image, Version]:
-        """Write the three rows, or return what the same client token made before.
+        """Write the three rows, or return what the same client token made before. `note`: for the image's story.
 
         Raises Invalid when the name is taken in this account and region, Refused when the client token was used with
         other parameters, OverQuota when the account has as many images or builds as it may.
@@ -57,6 +58,7 @@ class Images:
             quotas.builds(self._db, image.account, ceilings)
             tokens.remember(self._db, asked, image.arn, self._clock())
             self._tell_version(version, "client asked")
+            self._note(version, note)
         return image, version
 
     async def image(self, arn: str) -> Image | None:
@@ -227,6 +229,10 @@ class Images:
 
     def _tell_version(self, version: Version, why: str | None) -> None:
         self._tell(version.image_arn, f"version {version.version} {version.state.value}", why)
+
+    def _note(self, version: Version, note: str | None) -> None:
+        if note is not None:
+            self._tell(version.image_arn, events.NOTE, note)
 
     def _tell(self, arn: str, what: str, why: str | None) -> None:
         events.write(self._db, Event(subject=arn, at_ms=self._clock(), what=what, why=why))

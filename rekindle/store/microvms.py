@@ -50,8 +50,11 @@ class MicroVMs:
         token_digest: str,
         ceilings: Ceilings = NO_CEILINGS,
         room: Room = NO_LIMIT,
+        note: str | None = None,
     ) -> MicroVM:
         """Write the row with an endpoint port of its own, or return what the same client token made before.
+
+        `note`: for the microVM's story.
 
         Raises OverQuota when the account has all it may have, NoCapacity when no port is free or the machine has no
         memory for it, Refused when the client token was used with other parameters.
@@ -71,6 +74,8 @@ class MicroVMs:
             quotas.room(self._db, vm.node, room)
             tokens.remember(self._db, asked, vm.id, self._clock())
             self._tell_vm(vm, vm.phase.value, "client asked")
+            if note is not None:
+                self._tell_vm(vm, events.NOTE, note)
         return vm
 
     async def ran_before(

@@ -125,7 +125,8 @@ CREATE TABLE microvm (
     terminated_at_ms INTEGER,
     state_reason TEXT,
     snapshot INTEGER,
-    handle TEXT
+    handle TEXT,
+    kms_key TEXT
 );
 
 CREATE INDEX microvm_account ON microvm (account, region, started_at_ms, id);

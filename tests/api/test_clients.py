@@ -26,7 +26,7 @@ from rekindle.store.db import Store
 from tests.store.rows import ACCOUNT, OTHER, REGION, arn
 
 from .conftest import KEYS
-from .wire import BASE, RecordingEngine, create_params
+from .wire import AWS_BASE, BASE, RecordingEngine, create_params
 
 AWS = Path(sys.executable).with_name("aws")
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def test_the_aws_cli_does_too(service: Service) -> None:
     listed, _ = aws("list-microvms", "--image-identifier", arn("demo"))
     assert [item["microvmId"] for item in listed["items"]] == [vm["microvmId"]]
     managed, _ = aws("list-managed-microvm-images")
-    assert [item["imageArn"] for item in managed["items"]] == [BASE]
+    assert [item["imageArn"] for item in managed["items"]] == [BASE, AWS_BASE]
     nothing, said = aws("get-microvm", "--microvm-identifier", "microvm-x")
     assert nothing is None
     assert "(ResourceNotFoundException)" in said

@@ -10,7 +10,7 @@ from rekindle.core.image import Hook, Version
 from rekindle.store.db import Store
 from tests.store.rows import ACCOUNT, OTHER, REGION, HandClock, arn, built_image
 
-from .wire import BASE, ROLE, RecordingEngine, Wire, create_params
+from .wire import AWS_BASE, BASE, ROLE, RecordingEngine, Wire, create_params
 
 INTERNET = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:INTERNET_EGRESS"
 NO_EGRESS = INTERNET.replace("INTERNET_EGRESS", "NO_EGRESS")
@@ -158,7 +158,9 @@ async def test_a_build_shows_its_sizes_when_it_has_them(wire: Wire, store: Store
 
 async def test_managed_images_are_ours(wire: Wire) -> None:
     assert await wire.ok("ListManagedMicrovmImages") == {
-        "items": [{"createdAt": 1_780_000_000.0, "imageArn": BASE, "updatedAt": 1_780_000_000.0}],
+        "items": [
+            {"createdAt": 1_780_000_000.0, "imageArn": arn, "updatedAt": 1_780_000_000.0} for arn in (BASE, AWS_BASE)
+        ],
         "nextToken": None,
     }
     assert await wire.ok("ListManagedMicrovmImageVersions", imageIdentifier=BASE) == {

@@ -17,7 +17,7 @@ from rekindle.core.lifecycle import WIRE, Ask, Fact, Phase
 from rekindle.store.db import Store
 from tests.store.rows import ACCOUNT, OTHER, REGION, HandClock, arn, build_row, built_image, image_rows, started
 
-from .wire import TOKEN_KEY, RecordingEngine, Wire, create_params, operation
+from .wire import TOKEN_KEY, RecordingEngine, Wire, operation
 
 CONNECTOR = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:"
 IDLE = {"maxIdleDurationSeconds": 900, "suspendedDurationSeconds": 1800, "autoResumeEnabled": True}
@@ -190,14 +190,6 @@ async def test_run_refuses(wire: Wire, image: str, store: Store, changes: dict[s
     answer = await wire.call("RunMicrovm", **({"imageIdentifier": image} | changes))
     assert (answer.status, *answer.error) == (400, "ValidationException", message)
     assert await store.microvms(ACCOUNT, REGION) == []
-
-
-async def test_a_key_that_would_not_be_used_is_refused(wire: Wire, image: str, store: Store) -> None:
-    for name, params in (("RunMicrovm", {"imageIdentifier": image}), ("CreateMicrovmImage", create_params(name="new"))):
-        answer = await wire.call(name, **params, kmsKeyIdentifier="alias/mine")
-        assert (answer.status, answer.error[0]) == (501, "UnsupportedOperationException")
-    assert await store.microvms(ACCOUNT, REGION) == []
-    assert await store.image(arn("new")) is None
 
 
 async def test_a_payload_needs_a_hook(wire: Wire, store: Store) -> None:

@@ -28,6 +28,7 @@ from rekindle.seal import TokenKey, seal
 from tests.store.rows import REGION
 
 BASE = f"arn:aws:lambda:{REGION}:aws:microvm-image:debian-13"
+AWS_BASE = f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1"  #: an alias
 ROLE = "arn:aws:iam::000000000000:role/build"
 TOKEN_KEY = TokenKey("11111111-1111-1111-1111-111111111111", bytes(32))
 
@@ -49,8 +50,8 @@ class RecordingEngine:
     def endpoint(self, vm: MicroVM) -> str:
         return f"localhost:{vm.endpoint_port}"
 
-    def mint(self, vm: MicroVM, ports: Sequence[tuple[int, int]], expires_at_s: int) -> str:
-        claims = Claims(vm_id=vm.id, generation=vm.generation, ports=tuple(ports), expires_at_s=expires_at_s)
+    def mint(self, vm: MicroVM, ports: Sequence[tuple[int, int]], expires_at_s: int, use: str) -> str:
+        claims = Claims(vm_id=vm.id, generation=vm.generation, ports=tuple(ports), expires_at_s=expires_at_s, use=use)
         return seal(TOKEN_KEY, claims)
 
     def managed(self) -> Managed:

@@ -96,16 +96,30 @@ def test_room_counts_what_guests_see() -> None:
     assert Room(peak_factor=4).holds(1 << 40)
 
 
-def test_the_base_is_ours_in_its_region() -> None:
-    arn = BASE.arn(REGION)
-    assert managed.base_version(BASE, REGION, arn, None) == "1.0"
-    assert managed.base_version(BASE, REGION, arn, "1") == "1.0"
-    for wrong_arn, version in ((arn, "2"), (BASE.arn("us-east-1"), None), ("x", "1")):
-        with pytest.raises(Invalid, match="No managed MicroVM Image with arn"):
-            managed.base_version(BASE, REGION, wrong_arn, version)
+def test_the_base_has_two_names_in_every_region() -> None:
+    ours, alias = BASE.arns(REGION)
+    assert alias == f"arn:aws:lambda:{REGION}:aws:microvm-image:al2023-1"
+    for arn, version, shown in (
+        (ours, None, "1.0"),
+        (ours, "1", "1.0"),
+        (alias, None, "1.0"),
+        (alias, "0", "0.0"),
+        (alias.replace(REGION, "ap-south-1"), "1", "1.0"),
+    ):
+        assert managed.base_version(BASE, arn, version) == shown
+    for wrong_arn, version in (
+        (ours, "0"),
+        (alias, "2"),
+        (alias.replace(":aws:", ":000000000000:"), "1"),
+        (alias.replace(REGION, ""), "1"),
+        (alias + "0", "1"),
+        ("x", "1"),
+    ):
+        with pytest.raises(Invalid, match=f"^No managed MicroVM Image with arn {wrong_arn} and version {version} is"):
+            managed.base_version(BASE, wrong_arn, version)
     for version in ("1.0", "", "one", "\u0661"):
         with pytest.raises(Invalid, match="Expected a single major version number"):
-            managed.base_version(BASE, REGION, arn, version)
+            managed.base_version(BASE, ours, version)
 
 
 def test_the_connectors_in_force() -> None:

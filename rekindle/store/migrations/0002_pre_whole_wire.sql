@@ -1,9 +1,11 @@
--- Policies of keys, client tokens that expire, image versions after the first, network connectors.
+-- Policies of keys, client tokens that expire, image versions after the first, keys of microVMs, network connectors.
 -- A version of an image is never numbered like an earlier one, not even when that is gone: `image.last_number`.
 
 ALTER TABLE access_key ADD COLUMN policy TEXT;
 
 ALTER TABLE image ADD COLUMN last_number INTEGER NOT NULL DEFAULT 1;
+
+ALTER TABLE microvm ADD COLUMN kms_key TEXT;
 
 -- Tokens from before have no age: they are forgotten.
 DROP TABLE client_token;

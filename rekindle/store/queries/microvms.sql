@@ -4,11 +4,11 @@
 INSERT INTO microvm (id, account, region, node, phase, revision, generation, image_arn, image_version, endpoint_id,
     endpoint_port, memory_mib, vcpus, max_idle_s, suspended_s, auto_resume, max_duration_s, ingress, egress,
     started_at_ms, execution_role_arn, logging, run_hook_payload, suspended_at_ms, terminated_at_ms, state_reason,
-    snapshot, handle)
+    snapshot, handle, kms_key)
 VALUES (:id, :account, :region, :node, :phase, :revision, :generation, :image_arn, :image_version, :endpoint_id,
     :endpoint_port, :memory_mib, :vcpus, :max_idle_s, :suspended_s, :auto_resume, :max_duration_s, :ingress, :egress,
     :started_at_ms, :execution_role_arn, :logging, :run_hook_payload, :suspended_at_ms, :terminated_at_ms,
-    :state_reason, :snapshot, :handle)
+    :state_reason, :snapshot, :handle, :kms_key)
 
 -- microvm --
 SELECT * FROM microvm WHERE id = :id
