@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rekindle.api import codec, errors, operations, sigv4
+from rekindle.api import codec, errors, front, operations, sigv4
 from rekindle.api.authorize import authorize
 from rekindle.api.context import Caller, Engine, Parsed, Raw, Reply, Routed, Signed, Tools
 from rekindle.api.errors import TooLarge
@@ -46,6 +46,9 @@ class Api:
         self._throttle = Throttle(tools.config.quotas, tools.clock)
 
     async def answer(self, raw: Raw) -> Reply:
+        foreign = front.asked(raw)
+        if foreign is not None:
+            return await front.answer(raw, foreign, self.caller)
         operation: Operation | None = None
         try:
             signed = await self.sign(raw)
@@ -61,20 +64,24 @@ class Api:
 
     async def sign(self, raw: Raw) -> Signed:
         """Who calls. Raises Denied."""
+        return Signed(raw, await self.caller(raw, SIGNING_NAME))
+
+    async def caller(self, raw: Raw, service: str) -> Caller:
+        """Who signed `raw` for a service. Raises Denied."""
         request = sigv4.SignedRequest(
             raw.method, raw.path, raw.query, raw.headers, hashlib.sha256(raw.body).hexdigest()
         )
-        key = await self.tools.store.access_key(sigv4.claimed_key_id(request, service=SIGNING_NAME))
+        key = await self.tools.store.access_key(sigv4.claimed_key_id(request, service=service))
         identity = sigv4.verify(
             request,
             lambda key_id: key.secret if key is not None and key.key_id == key_id else None,
-            service=SIGNING_NAME,
+            service=service,
             now_ms=self.tools.clock(),
         )
         if key is None or _REGION.fullmatch(identity.region) is None:
             raise Denied(f"'{identity.region}' is not a region")
         policy = None if key.policy is None else policies.parse(key.policy)
-        return Signed(raw, Caller(key.account, identity.region, key.key_id, key.principal, policy))
+        return Caller(key.account, identity.region, key.key_id, key.principal, policy)
 
     def route(self, signed: Signed) -> Routed:
         """Which operation. Raises UnknownOperation, Malformed, or Unfinished for one that we do not have yet."""

@@ -22,12 +22,14 @@ _IN_THE_WAY = (
     "AWS_SECURITY_TOKEN",
     "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
 )
+#: The services that the API serves, and those that it answers so that no call carries our keys to AWS (api/front.py).
+_AT_THE_API = ("lambda_microvms", "lambda_core", "sts", "iam", "cloudwatch_logs")
 _HOSTS = "localhost,127.0.0.1,::1"
 
 
 def write_client_files(config: Config, access_key: AccessKey, api_url: str, store_url: str, ca: Path) -> None:
     """Write `client.env`, `aws/config` and `aws/credentials` into the state folder. Can be repeated."""
-    urls = {"lambda_microvms": api_url, "lambda_core": api_url, "s3": store_url}
+    urls = dict.fromkeys(_AT_THE_API, api_url) | {"s3": store_url}
     bundle = ca if any(url.startswith("https") for url in urls.values()) else None
     private.write(config.state / "client.env", _client_env(config, access_key, urls, ca, bundle).encode())
     folder = private.folder(config.state / "aws")

@@ -77,6 +77,8 @@ def test_client_env_sets_a_shell_up(config: Config, key: AccessKey) -> None:
     env = environment(config, AWS_PROFILE="other", AWS_SESSION_TOKEN="old", NO_PROXY="intranet", AWS_REGION="x")
     assert env["AWS_ENDPOINT_URL_LAMBDA_MICROVMS"] == env["AWS_ENDPOINT_URL_LAMBDA_CORE"] == "http://127.0.0.1:7070"
     assert env["AWS_ENDPOINT_URL_S3"] == "https://localhost:7071"
+    for service in ("STS", "IAM", "CLOUDWATCH_LOGS"):
+        assert env[f"AWS_ENDPOINT_URL_{service}"] == "http://127.0.0.1:7070"
     assert (env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]) == (key.key_id, key.secret)
     assert env["AWS_REGION"] == env["AWS_DEFAULT_REGION"] == "eu-central-1"
     assert env["REKINDLE_CA"] == env["AWS_CA_BUNDLE"] == str(config.state / "ca" / "ca.pem")
@@ -105,4 +107,6 @@ def test_the_profile_is_read_by_boto3(
     assert client.meta.endpoint_url == "http://127.0.0.1:7070"
     assert client.meta.region_name == "eu-central-1"
     assert session.client("s3").meta.endpoint_url == "https://localhost:7071"
+    for service in ("lambda-core", "sts", "iam", "logs"):
+        assert session.client(service).meta.endpoint_url == "http://127.0.0.1:7070"
     assert session.get_credentials().access_key == key.key_id
