@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from rekindle.core.conditions import Condition, conditions
+from rekindle.core.conditions import Condition, conditions, split_arn
 from rekindle.core.errors import Invalid
+from rekindle.core.patterns import Context, Pattern, pattern
 
 MAX_BYTES = 20_480
 _VERSIONS = ("2012-10-17", "2008-10-17")
+_ARN_PARTS = 6
 _DOCUMENT = {"Version", "Id", "Statement"}
 _STATEMENT = {"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition"}
+_SID = re.compile(r"[A-Za-z0-9]*")
 _ACTION = re.compile(r"\*|[A-Za-z0-9-]+:[A-Za-z0-9*?]+")
 
 
@@ -36,20 +39,25 @@ class Ask:
 
     action: str  #: `lambda:RunMicrovm`
     resource: str  #: an ARN, or `*` for actions on no resource
-    context: Mapping[str, str]
+    context: Context
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
     """A list of patterns, or everything but them."""
 
-    patterns: tuple[str, ...]
+    patterns: tuple[Pattern, ...]
     negated: bool
-    ignore_case: bool
+    unknown: bool  #: the answer of a negated list that names a variable which the request does not have
 
-    def matches(self, text: str, context: Mapping[str, str]) -> bool:
-        found = any(like(_filled(one, context), text, ignore_case=self.ignore_case) for one in self.patterns)
-        return found is not self.negated
+    def matches(self, text: str, context: Context) -> bool:
+        unsure = False
+        for one in self.patterns:
+            found = one.matches(text, context)
+            if found:
+                return not self.negated
+            unsure = unsure or found is None
+        return self.unknown if self.negated and unsure else self.negated
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,18 @@ class Statement:
             and all(one.holds(ask.context) for one in self.conditions)
         )
 
+    def keys(self) -> frozenset[str]:
+        """The condition keys it looks at, in lower case."""
+        found: frozenset[str] = frozenset()
+        return found.union(
+            *(one.variables() for one in self.resources.patterns), *(one.names for one in self.conditions)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     statements: tuple[Statement, ...]
+    keys: frozenset[str]  #: the condition keys that it looks at, in lower case; no other needs to be in a context
 
     def judge(self, ask: Ask) -> Verdict:
         speaking = [one.allows for one in self.statements if one.speaks_of(ask)]
@@ -83,40 +99,73 @@ def parse(text: str) -> Policy:
     """Read a document. Raises Invalid naming the statement and the rule."""
     if len(text.encode()) > MAX_BYTES:
         raise Invalid(f"Policy: must be smaller than {MAX_BYTES} bytes")
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Invalid("Policy: must be JSON") from None
+    document = _json(text)
     _check_members(document, _DOCUMENT, "Policy")
-    if document.get("Version", _VERSIONS[1]) not in _VERSIONS:
+    version = document.get("Version", _VERSIONS[1])
+    if version not in _VERSIONS:
         raise Invalid(f"Policy: Version must be {' or '.join(_VERSIONS)}")
     statements = document.get("Statement")
     if isinstance(statements, dict):
         statements = [statements]
     if not isinstance(statements, list) or not statements:
         raise Invalid("Policy: Statement must be one statement or a list of them")
-    return Policy(tuple(_statement(one, f"Policy: Statement {number}") for number, one in enumerate(statements, 1)))
+    variables = version == _VERSIONS[0]  # before, `${...}` was text like any other
+    read = tuple(
+        _statement(one, f"Policy: Statement {number}", variables=variables) for number, one in enumerate(statements, 1)
+    )
+    _check_sids(statements)
+    return Policy(read, frozenset().union(*(one.keys() for one in read)))
 
 
-def _statement(given: Any, where: str) -> Statement:
+def _json(text: str) -> Any:
+    """Raises Invalid, also for a member that stands twice: what the second hides could be a Deny."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        raise Invalid("Policy: must be JSON") from None
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise Invalid(f"Policy: '{twice}' stands twice in one structure")
+    return made
+
+
+def _check_sids(statements: Sequence[Mapping[str, Any]]) -> None:
+    seen = set()
+    for number, one in enumerate(statements, 1):
+        sid = one.get("Sid", "")
+        if not isinstance(sid, str) or _SID.fullmatch(sid) is None:
+            raise Invalid(f"Policy: Statement {number}: Sid must be letters and digits")
+        if sid and sid in seen:
+            raise Invalid(f"Policy: Statement {number}: Sid '{sid}' stands twice")
+        seen.add(sid)
+
+
+def _statement(given: Any, where: str, *, variables: bool) -> Statement:
     _check_members(given, _STATEMENT, where)
     if given.get("Effect") not in ("Allow", "Deny"):
         raise Invalid(f"{where}: Effect must be Allow or Deny")
-    actions = _matcher(given, "Action", where, ignore_case=True)
-    for one in actions.patterns:
+    allows = given["Effect"] == "Allow"
+    negated, texts = _listed(given, "Action", where)
+    for one in texts:
         if _ACTION.fullmatch(one) is None:
             raise Invalid(f"{where}: '{one}' must be an action like lambda:RunMicrovm")
-    resources = _matcher(given, "Resource", where, ignore_case=False)
-    for one in resources.patterns:
-        if one != "*" and not one.startswith("arn:"):
-            raise Invalid(f"{where}: '{one}' must be an ARN or *")
-    return Statement(
-        given["Effect"] == "Allow", actions, resources, conditions(given.get("Condition", {}), f"{where}: Condition")
-    )
+    actions = tuple(pattern(one, where, variables=False, ignore_case=True) for one in texts)
+    but, texts = _listed(given, "Resource", where)
+    for one in texts:
+        if one != "*" and (not one.startswith("arn:") or len(split_arn(one)) < _ARN_PARTS):
+            raise Invalid(f"{where}: '{one}' must be * or an ARN: arn:partition:service:region:account:resource")
+    resources = tuple(pattern(one, where, variables=variables) for one in texts)
+    held = conditions(given.get("Condition", {}), f"{where}: Condition", allows=allows, variables=variables)
+    unknown = not allows
+    return Statement(allows, Matcher(actions, negated, unknown), Matcher(resources, but, unknown), held)
 
 
-def _matcher(given: Mapping[str, Any], name: str, where: str, *, ignore_case: bool) -> Matcher:
-    """`<name>` or `Not<name>`, exactly one of them."""
+def _listed(given: Mapping[str, Any], name: str, where: str) -> tuple[bool, list[str]]:
+    """`<name>` or `Not<name>`, exactly one of them: whether it is the latter, and its texts."""
     present = [one for one in (name, f"Not{name}") if one in given]
     if len(present) != 1:
         raise Invalid(f"{where}: must have either {name} or Not{name}")
@@ -124,7 +173,7 @@ def _matcher(given: Mapping[str, Any], name: str, where: str, *, ignore_case: bo
     values = [values] if isinstance(values, str) else values
     if not isinstance(values, list) or not values or not all(isinstance(one, str) for one in values):
         raise Invalid(f"{where}: {present[0]} must be a text or a list of texts")
-    return Matcher(tuple(values), present[0] != name, ignore_case)
+    return present[0] != name, values
 
 
 def _check_members(given: Any, known: Iterable[str], where: str) -> None:
@@ -133,29 +182,3 @@ def _check_members(given: Any, known: Iterable[str], where: str) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise Invalid(f"{where}: '{unknown[0]}' is not known; known: {', '.join(sorted(known))}")
-
-
-# --- wildcards and variables
-
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
-
-
-def like(pattern: str, text: str, *, ignore_case: bool = False) -> bool:
-    """`*` is any run of characters, `?` any one; everything else is itself."""
-    return _compiled(pattern, ignore_case).fullmatch(text) is not None
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str, ignore_case: bool) -> re.Pattern[str]:  # noqa: FBT001  # a key of the cache
-    words = (".*" if one == "*" else "." if one == "?" else re.escape(one) for one in re.sub(r"\*+", "*", pattern))
-    return re.compile("".join(words), re.DOTALL | (re.IGNORECASE if ignore_case else 0))
-
-
-def _filled(pattern: str, context: Mapping[str, str]) -> str:
-    """`${aws:username}` and the like, by the request; `${*}`, `${?}` and `${$}` are those characters themselves.
-
-    An unknown variable makes a pattern that nothing matches.
-    """
-    if "${" not in pattern:
-        return pattern
-    return _VARIABLE.sub(lambda match: context.get(match[1].lower(), "\0"), pattern)
