@@ -80,7 +80,7 @@ async def _serve(config: Config, clock: Clock) -> None:
         initrd = layout.run / "initrd"
         kernel.make_initramfs(initrd, agent=binaries.find("rekindle-agent"), modules=tools.modules)
         oven = Oven(host=host, relay=relay, toolbox=tools, initrd=initrd, clock=clock)
-        build_keys = BuildKeys()
+        build_keys = BuildKeys(new_access_key)
         reader = reader_for(config, build_keys, store_url)
         shop = Workshop(oven=oven, base=managed, store=store, clock=clock, s3_of=reader)
         agent = Agent(

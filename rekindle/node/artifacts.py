@@ -16,7 +16,6 @@ from botocore.config import Config as BotoConfig
 
 from rekindle.config import Config
 from rekindle.core.account import AccessKey, KeyLookup
-from rekindle.identity.keys import new_access_key
 
 READS = json.dumps(
     {
@@ -30,14 +29,15 @@ READS = json.dumps(
 
 
 class BuildKeys:
-    """One key an account, made when it is first needed."""
+    """One key an account, made by `new_key` (id, secret) when it is first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_key: Callable[[], tuple[str, str]]) -> None:
+        self._new_key = new_key
         self._by_account: dict[str, AccessKey] = {}
 
     def of(self, account: str) -> AccessKey:
         if account not in self._by_account:
-            key_id, secret = new_access_key()
+            key_id, secret = self._new_key()
             self._by_account[account] = AccessKey(key_id, secret, account, "rekindle-builds", READS)
         return self._by_account[account]
 
