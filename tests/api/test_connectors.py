@@ -346,7 +346,7 @@ async def test_who_is_not_there(wire: Wire, other: Wire, store: Store, name: str
     for foreign in (made, made.replace(ACCOUNT, OTHER).replace(REGION, "eu-west-1")):
         status, code, message = await refused(other, name, Identifier=foreign)
         assert (status, code) == (403, "AccessDeniedException")
-        assert message.endswith(f"is not authorized to perform: lambda:{name} on resource: {foreign}")
+        assert f"is not authorized to perform: lambda:{name} on resource: {foreign} because" in message
     assert await refused(wire, name, Identifier="arn:aws:lambda:x") == (
         400,
         "InvalidParameterValueException",
@@ -490,16 +490,16 @@ async def connector_refusals(wire: Wire, store: Store) -> list[tuple[list[str], 
     by_name = f"arn:aws:lambda:{REGION}:{ACCOUNT}:network-connector:net"
     foreign = made.replace(ACCOUNT, OTHER)
     far = made.replace(REGION, "eu-west-1")
-    denied = (
-        "User: arn:aws:iam::000000000000:root is not authorized to perform: lambda:PassNetworkConnector on resource: "
-    )
+    user = "User: arn:aws:iam::000000000000:user/test"
+    denied = f"{user} is not authorized to perform: lambda:PassNetworkConnector on resource: "
+    nobody = " because no resource-based policy allows the lambda:PassNetworkConnector action"
     not_found, invalid = (404, "ResourceNotFoundException"), (400, "ValidationException")
     return [
         ([absent], (*not_found, f"Network connector not found for: {absent}")),
         ([by_name], (*not_found, f"Network connector not found for: {by_name}")),
         ([f"{made}:2"], (*not_found, f"Network connector not found for: {made}:2")),
-        ([foreign], (403, "AccessDeniedException", denied + foreign)),
-        ([far], (403, "AccessDeniedException", denied + far)),
+        ([foreign], (403, "AccessDeniedException", denied + foreign + nobody)),
+        ([far], (403, "AccessDeniedException", denied + far + nobody)),
         ([going], (409, "ConflictException", f"Network connector {going} is being deleted")),
         ([web], (*invalid, f"Network connector {web} is not for MicroVm")),
         (["net"], (*invalid, "Malformed network connector ARN")),
