@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from rekindle import binaries
+from rekindle.api import notes
 from rekindle.config import Config
 from rekindle.core.errors import RekindleError
 from rekindle.driver import cgroup, jail, pagemap, probe
@@ -58,6 +59,7 @@ async def examine(config: Config) -> list[Check]:
         _toolbox(tree),
         _base(config),
         _builds(),
+        _ok("aws", notes.WITHOUT_EFFECT),
         await _accel(config, tree),
         *await _jail(config, tree),
         *_cgroups(),

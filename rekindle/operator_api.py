@@ -8,26 +8,27 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping
-from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rekindle import doctor, tail, vitals
+from rekindle import doctor, vitals
+from rekindle.api import logs
 from rekindle.clock import Clock
 from rekindle.config import Config
 from rekindle.core.arn import image_arn
 from rekindle.core.errors import Denied, Invalid, MachineError, NotFound, Refused, RekindleError
-from rekindle.core.image import VersionState
 from rekindle.core.lifecycle import OWES, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.image import toolbox
+from rekindle.jsonable import jsonable
 from rekindle.node.layout import Layout
 from rekindle.operator_accounts import Accounts, Renew
+from rekindle.operator_images import Images, text
 from rekindle.rest import rest
 from rekindle.store.db import Store
 
@@ -38,7 +39,6 @@ OUTPUT_EVERY_S = 0.5
 #: A change of a row wakes nobody who waits here: how often `settled` looks.
 SETTLED_EVERY_S = 0.02
 _STATUS: dict[type[RekindleError], int] = {NotFound: 404, Invalid: 400, Refused: 409, Denied: 403}
-_BUILDING = (VersionState.PENDING, VersionState.IN_PROGRESS)
 
 
 class Operator(Protocol):
@@ -86,11 +86,10 @@ def app(desk: Desk) -> Starlette:
             Route("/v1/microvms/{id}", _microvm),
             Route("/v1/microvms/{id}/settled", _settled),
             Route("/v1/microvms/{id}/logs", _logs),
-            Route("/v1/images/log", _image_log),
-            Route("/v1/images/rm", _image_rm, methods=["POST"]),
             Route("/v1/doctor", _doctor),
             Route("/v1/tools", _tools),
             Route("/v1/down", _down, methods=["POST"]),
+            *Images(desk.store, desk.layout, desk.operator.remove_image).routes(),
             *Accounts(desk.store, desk.config.account, desk.renew).routes(),
         ],
         exception_handlers={RekindleError: _failed},
@@ -157,6 +156,7 @@ def _short(desk: Desk, vm: MicroVM, counters: Mapping[str, object] | None) -> di
         "endpoint": desk.operator.endpoint(vm),
         "last_byte_ms": (counters or {}).get("last_byte_ms"),
         "state_reason": vm.state_reason,
+        "log_stream": logs.of_microvm(vm).stream,
     }
 
 
@@ -164,21 +164,23 @@ async def _microvm(request: Request) -> Response:
     """Everything about one: its row, story, process and jail, what it has on disk, what the relay counted."""
     desk = _desk(request)
     vm = await _find(desk, request)
-    home = desk.layout.home(vm.id)
+    home, names = desk.layout.home(vm.id), logs.of_microvm(vm)
     counters = await _counters(desk)
     events = await desk.store.events(vm.id, EVENTS_SHOWN)
     more = {
         "endpoint": desk.operator.endpoint(vm),
         "uptime_s": _short(desk, vm, None)["uptime_s"],
         "guest_memory_mib": vm.memory_mib * desk.config.memory.peak_factor,
+        "log_group": names.group,
+        "log_stream": names.stream,
         "home": str(home),
         "disk_bytes": await asyncio.to_thread(vitals.allocated_bytes, home),
         "snapshots": await asyncio.to_thread(_snapshots, home),
         "process": _process(vm),
         "relay": counters.get(vm.id),
-        "events": [_jsonable(event) for event in events],
+        "events": [jsonable(event) for event in events],
     }
-    return JSONResponse(_jsonable(vm) | more)
+    return JSONResponse(jsonable(vm) | more)
 
 
 async def _settled(request: Request) -> Response:
@@ -225,7 +227,7 @@ async def _logs(request: Request) -> Response:
     """The app's output; with `?follow=1` until the microVM is TERMINATED or the client leaves."""
     desk = _desk(request)
     vm = await _find(desk, request)
-    return _text(_output(desk, vm, follow="follow" in request.query_params))
+    return text(_output(desk, vm, follow="follow" in request.query_params))
 
 
 async def _output(desk: Desk, vm: MicroVM, *, follow: bool) -> AsyncIterator[bytes]:
@@ -243,64 +245,14 @@ async def _output(desk: Desk, vm: MicroVM, *, follow: bool) -> AsyncIterator[byt
         vm = now
 
 
-# -- images ------------------------------------------------------------------------------------------------------------
-
-
-async def _image_log(request: Request) -> Response:
-    """A build's log (`?arn=&version=`; the newest version by default); with `&follow=1` until the build is over."""
-    desk = _desk(request)
-    arn = str(image_arn(request.query_params.get("arn", "")))
-    version = request.query_params.get("version") or await _newest_version(desk, arn)
-    builds = await desk.store.builds(arn, version)
-    if not builds:
-        raise NotFound(f"There is no version {version} of {arn}")
-    path = desk.layout.build_log(builds[0].id)
-
-    async def over() -> bool:
-        row = await desk.store.version(arn, version)
-        return "follow" not in request.query_params or row is None or row.state not in _BUILDING
-
-    return _text(tail.follow(path, over))
-
-
-async def _newest_version(desk: Desk, arn: str) -> str:
-    versions = await desk.store.versions(arn, after=None, limit=1)
-    if not versions:
-        raise NotFound(f"There is no image {arn}; `rekindle image ls` lists them")
-    return versions[0].version
-
-
-async def _image_rm(request: Request) -> Response:
-    arn = str(image_arn(request.query_params.get("arn", "")))
-    await _desk(request).operator.remove_image(arn, request.query_params.get("version"))
-    return JSONResponse({})
-
-
 # -- this machine ------------------------------------------------------------------------------------------------------
 
 
 async def _doctor(request: Request) -> Response:
     checks = await doctor.examine(_desk(request).config)
-    return JSONResponse({"checks": [_jsonable(check) for check in checks]})
+    return JSONResponse({"checks": [jsonable(check) for check in checks]})
 
 
 async def _tools(request: Request) -> Response:
     trees = await asyncio.to_thread(toolbox.installed, _desk(request).config.tools_dir)
-    return JSONResponse({"items": [_jsonable(tree) for tree in trees]})
-
-
-def _text(chunks: AsyncIterator[bytes]) -> Response:
-    return StreamingResponse(chunks, media_type="text/plain; charset=utf-8")
-
-
-def _jsonable(value: Any) -> Any:
-    """Frozen values as JSON has them: enums by their value, paths as text."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return _jsonable(value.value)
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
+    return JSONResponse({"items": [jsonable(tree) for tree in trees]})

@@ -20,12 +20,11 @@ from typing import IO, Any
 
 import uvloop
 
-from rekindle import binaries, identity, operator_api, servers, unixsock, vitals
+from rekindle import binaries, clients, identity, operator_api, servers, unixsock, vitals
 from rekindle.api import app as api
 from rekindle.artifacts import app as artifacts
 from rekindle.clock import Clock, wall_ms
 from rekindle.config import Config
-from rekindle.core.account import AccessKey
 from rekindle.core.errors import Invalid, MachineError
 from rekindle.core.managed import Managed
 from rekindle.driver import probe
@@ -74,7 +73,7 @@ async def _serve(config: Config, clock: Clock) -> None:
         api_socket = stack.enter_context(servers.bind(config.listen, "the API"))
         store_socket = stack.enter_context(servers.bind(config.artifacts.listen, "the artifact store"))
         store_url = f"http://{servers.bound_to(store_socket)}"
-        renew = partial(_first_key, config, store, f"http://{servers.bound_to(api_socket)}", store_url, who)
+        renew = partial(clients.equip, config, store, f"http://{servers.bound_to(api_socket)}", store_url, who)
         await renew()
 
         initrd = layout.run / "initrd"
@@ -160,22 +159,6 @@ async def _store(layout: Layout, clock: Clock) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
-
-
-async def _first_key(config: Config, store: Store, api_url: str, store_url: str, who: identity.Identity) -> None:
-    """The first account and key at the first start; `client.env` and the profile at every start: ports may move."""
-    if config.account not in await store.accounts():
-        await store.add_account(config.account, "default")
-    if not await _keys(config, store):
-        key_id, secret = new_access_key()
-        await store.add_access_key(key_id, secret, config.account, "default")
-    key, *_ = await _keys(config, store)
-    identity.write_client_files(config, key, api_url, store_url, who.ca_pem)
-
-
-async def _keys(config: Config, store: Store) -> list[AccessKey]:
-    """Those that the service may hand to its own clients, oldest first."""
-    return [key for key in await store.access_keys() if key.account == config.account and key.policy is None]
 
 
 @contextmanager

@@ -28,6 +28,11 @@ async def test_without_a_toolbox_it_says_what_it_cannot_know_and_how_to_get_it(t
     assert not (tmp_path / "not").exists()
 
 
+async def test_it_says_what_of_aws_is_without_effect(tmp_path: Path) -> None:
+    told = of(await examine(Config(state=tmp_path, tools_dir=tmp_path / "tools")), "aws").detail
+    assert all(word in told for word in ("executionRoleArn", "kmsKeyIdentifier", "logging.cloudWatch", "al2023-1"))
+
+
 async def test_every_check_that_fails_says_what_to_do(tmp_path: Path) -> None:
     checks = await examine(Config(state=tmp_path, tools_dir=tmp_path / "tools"))
     assert [check.name for check in checks if check.verdict is Verdict.FAIL and not check.fix] == []

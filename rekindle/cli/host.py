@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import select
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -62,7 +63,13 @@ def init(
     artifacts: Annotated[str | None, typer.Option(help="ADDRESS:PORT of the artifact store.")] = None,
     quotas: Annotated[str | None, typer.Option(help="What an account may have: generous, or aws for AWS's.")] = None,
 ) -> None:
-    """Make the state folder with a configuration file of its own. Refuses to overwrite one."""
+    """Make the state folder: configuration, CA, first access key, and the files that clients read.
+
+    Refuses to overwrite a configuration.
+    """
+    from rekindle import clients
+    from rekindle.clock import wall_ms
+
     here = session.of(context)
     path = here.layout.state / "rekindle.toml"
     if path.exists():
@@ -70,11 +77,19 @@ def init(
     here.layout.make()
     path.write_text(configuration(listen, artifacts, quotas, trust_builds=trust_builds))
     try:
-        here.config()
+        config = here.config()
     except Invalid:
         path.unlink()
         raise
-    output.line(f"Wrote {path}")
+    written = asyncio.run(clients.prepare(config, wall_ms))
+    for file in (path, *written):
+        output.line(f"Wrote {file}")
+    if written:
+        env, profile, credentials = (shlex.quote(str(file)) for file in written)
+        output.line(f"Clients in a shell: . {env}")
+        output.line(f"AWS profile rekindle: AWS_CONFIG_FILE={profile} AWS_SHARED_CREDENTIALS_FILE={credentials}")
+    else:
+        output.line("client.env and aws/ are written by the first start: a port is 0, so it is chosen then")
     output.line(f"Start the service with: {here.command('serve')}")
 
 

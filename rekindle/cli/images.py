@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rekindle.cli import archive, output, session
-from rekindle.cli.machines import Json, image_identifier
+from rekindle.cli.machines import Json, image_identifier, story
 from rekindle.cli.session import CallFailed, Session
 
 BUCKET = "rekindle-artifacts"
@@ -170,6 +170,49 @@ def versions(context: typer.Context, image: Image, as_json: Json = False) -> Non
 def _version_row(item: dict[str, Any]) -> tuple[object, ...]:
     memory = f"{item['resources'][0]['minimumMemoryInMiB']} MiB"
     return item["imageVersion"], item["state"], item["status"], memory, _created(item), item.get("stateReason")
+
+
+@commands.command()
+def inspect(context: typer.Context, image: Image, as_json: Json = False) -> None:
+    """Show everything about one image. Row, versions, builds, where its logs are, story."""
+    here = session.of(context)
+    found = here.get("/v1/images/one", arn=image_identifier(here, image))
+    if as_json:
+        output.document(found)
+        return
+    output.facts(_summary(found))
+    output.line("\nVersions")
+    head = ("  VERSION", "STATE", "STATUS", "MEMORY", "BASE", "LOG STREAM OF THE BUILD", "REASON")
+    output.table(head, (_built_row(version) for version in found["versions"]))
+    story(found["events"])
+
+
+def _summary(image: dict[str, Any]) -> dict[str, object]:
+    newest = image["versions"][0]
+    build = newest["builds"][0]
+    return {
+        "image": image["arn"],
+        "id": image["id"],
+        "state": image["state"],
+        "account": f"{image['account']} {image['region']}",
+        "active": image["latest_active_version"],
+        "failed": image["latest_failed_version"],
+        "created": output.instant(image["created_at_ms"]),
+        "updated": output.instant(image["updated_at_ms"]),
+        "artifact": newest["artifact_uri"],
+        "variables": ", ".join(sorted(newest["environment"])),
+        "tags": ", ".join(f"{key}={value}" for key, value in sorted((image["tags"] or {}).items())),
+        "log group": build["log_group"],
+        "build log": build["log"],
+    }
+
+
+def _built_row(version: dict[str, Any]) -> tuple[object, ...]:
+    base = f"{version['request'].get('baseImageArn', '').rpartition(':')[2]} {version['base_image_version']}"
+    stream = version["builds"][0]["log_stream"]
+    memory = f"{version['memory_mib']} MiB"
+    number = f"  {version['version']}"
+    return number, version["state"], version["status"], memory, base, stream, version["state_reason"]
 
 
 @commands.command()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rekindle.api import logs as log_names
 from rekindle.cli import output, session
 from rekindle.cli.session import CallFailed, Session
 from rekindle.core.arn import managed_connector
@@ -106,8 +107,13 @@ def inspect(context: typer.Context, microvm: Machine, as_json: Json = False) -> 
         output.line("\nJail")
         walls = vm["process"]["jail"]
         output.facts({f"  {wall['name']}": "yes" if wall["active"] else f"no: {wall['why_not']}" for wall in walls})
+    story(vm["events"])
+
+
+def story(events: list[dict[str, Any]]) -> None:
+    """What happened to a thing, oldest first."""
     output.line("\nStory")
-    rows = ((f"  {output.instant(event['at_ms'])}", event["what"], event["why"]) for event in vm["events"])
+    rows = ((f"  {output.instant(event['at_ms'])}", event["what"], event["why"]) for event in events)
     output.table(("  AT (UTC)", "WHAT", "WHY"), rows)
 
 
@@ -121,6 +127,8 @@ def _summary(vm: dict[str, Any]) -> dict[str, object]:
         "endpoint": f"https://{vm['endpoint']}",
         "started": f"{output.instant(vm['started_at_ms'])} (up {output.span(vm['uptime_s'])})",
         "size": f"{vm['memory_mib']} MiB; the guest sees {vm['guest_memory_mib']} MiB and {vm['vcpus']} vCPU",
+        "log group": vm["log_group"],
+        "log stream": vm["log_stream"],
         "folder": f"{vm['home']} ({output.size(vm['disk_bytes'])})",
         "snapshots": ", ".join(f"{one['name']} ({output.size(one['bytes'])})" for one in vm["snapshots"]),
     }
@@ -191,7 +199,7 @@ def logs(
     microvm: Machine,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the microVM ends.")] = False,
 ) -> None:
-    """Print the output of a microVM's app."""
+    """Print the output of a microVM's app. The name of its log stream will do as well."""
     here = session.of(context)
     path = f"/v1/microvms/{machine_id(here, microvm)}/logs"
     output.copy(here.stream(path, **({"follow": "1"} if follow else {})))
@@ -265,11 +273,16 @@ def _mint(here: Session, vm_id: str, ports: list[dict[str, Any]], *, minutes: in
 
 
 def machine_id(here: Session, name: str) -> str:
-    """The id that begins with `name` (with or without `microvm-`). Raises CallFailed when none or several do."""
+    """The id that begins with `name` (with or without `microvm-`), or whose log stream has that name.
+
+    Raises CallFailed when there is none, or several.
+    """
+    stream, name = name, log_names.microvm_id(name) or name
     wanted = name if name.startswith("microvm-") else f"microvm-{name}"
     if len(wanted) == len("microvm-") + 36:
         return wanted
-    found = [vm["id"] for vm in here.get("/v1/microvms", all="1")["items"] if vm["id"].startswith(wanted)]
+    items = here.get("/v1/microvms", all="1")["items"]
+    found = [vm["id"] for vm in items if vm["id"].startswith(wanted) or vm["log_stream"] == stream]
     if len(found) != 1:
         many = f"{len(found)} microVMs begin" if found else "No microVM begins"
         raise CallFailed(f"{many} with '{name}'; `rekindle ps --all` lists them")

@@ -10,6 +10,7 @@ import ssl
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from rekindle.cli.images import BUCKET
 from rekindle.clock import wall_ms
 from rekindle.core.image import Version
 from rekindle.core.lifecycle import Ask, Fact
-from rekindle.core.microvm import MicroVM
+from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.process import started_ticks
 from rekindle.store.microvms import Changes
 from tests.cli.ground import Ground
@@ -81,6 +82,7 @@ async def test_inspect_has_row_story_process_jail_snapshots_and_traffic(here: Gr
     assert [event["what"] for event in found["events"]] == ["PENDING", "PENDING -> RUNNING"]
     assert found["relay"] == traffic
     assert (found["memory_mib"], found["guest_memory_mib"], found["vcpus"]) == (512, 1024, 1)
+    assert (found["log_group"], found["log_stream"]) == (None, None)  # `logging` says disabled
     text = (await here.cli("inspect", vm.id)).out
     walls = dict(line.strip().split("  ", 1) for line in text.splitlines() if " namespace  " in line)
     assert walls["own net namespace"].strip() == "no: it is the service's"
@@ -203,6 +205,22 @@ async def test_logs_follow_until_the_machine_is_over(here: Ground) -> None:
         here.operating.output += b"last\n"
         await here.store.report(await _in_phase(here, vm.id, "TERMINATING"), Fact.STOPPED)
     assert following.result().out == "first\nsecond\nlast\n"
+
+
+async def test_logs_take_the_name_of_a_stream(here: Ground) -> None:
+    await built_image(here.store)
+    named = replace(vm_row(HandClock(wall_ms())), logging={"cloudWatch": {"logStream": "run/7"}})
+    default = replace(vm_row(HandClock(wall_ms())), logging=None)
+    for vm in (named, default):
+        await here.store.run_microvm(vm, range(20000, 20010), client_token=None, token_digest="")
+    found = (await here.cli("inspect", default.id, "--json")).json
+    assert found["log_group"] == "/aws/lambda-microvms/demo"
+    assert found["log_stream"].endswith(f"[1.0]{default.id}")
+    here.operating.output = b"words\n"
+    for stream in (found["log_stream"], "run/7"):
+        done = await here.cli("logs", stream)
+        assert (done.code, done.out) == (0, "words\n"), done.err
+    assert (await here.cli("logs", "run/8")).code == 1
 
 
 @asynccontextmanager
@@ -439,6 +457,25 @@ async def test_down_returns_when_the_service_process_is_gone(here: Ground) -> No
 async def test_ca_prints_the_path_or_the_certificate(here: Ground) -> None:
     assert (await here.cli("ca")).out == f"{here.who.ca_pem}\n"
     assert (await here.cli("ca", "--pem")).out == here.who.ca_pem.read_text()
+
+
+async def test_image_inspect_has_versions_builds_logs_and_story(here: Ground) -> None:
+    version = await built_image(here.store)
+    await updated_image(here.store)
+    await here.store.add_event(Event(subject=version.image_arn, at_ms=5, what="note", why="nothing is assumed"))
+    found = (await here.cli("image", "inspect", "demo", "--json")).json
+    assert (found["arn"], found["latest_active_version"]) == (version.image_arn, "2.0")
+    assert [one["version"] for one in found["versions"]] == ["2.0", "1.0"]
+    (build,) = found["versions"][1]["builds"]
+    assert build["log_group"] == "/aws/lambda-microvms/demo"
+    assert build["log_stream"] == f"1970/01/01[0.0]microvm-{build['id']}"
+    assert build["log"] == str(here.layout.build_log(build["id"]))
+    assert found["events"][-1]["why"] == "nothing is assumed"
+    text = (await here.cli("image", "inspect", version.image_arn)).out
+    for words in ("/aws/lambda-microvms/demo", build["log_stream"], "nothing is assumed", "team=blue", "SUCCESSFUL"):
+        assert words in text
+    missing = await here.cli("image", "inspect", "nobody")
+    assert (missing.code, "There is no image" in missing.err) == (1, True)
 
 
 async def test_init_writes_a_configuration_once(here: Ground) -> None:
