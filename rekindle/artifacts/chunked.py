@@ -47,7 +47,7 @@ class ChunkSigner:
     def _check(self, algorithm: str, hashes: tuple[str, ...], signature: str) -> None:
         lines = (algorithm, self._seed.timestamp, self._seed.scope, self._previous, *hashes)
         expected = hmac.new(self._seed.signing_key, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(expected, signature):
+        if not hmac.compare_digest(expected.encode(), signature.encode()):  # of texts it takes ASCII only
             raise S3Error("SignatureDoesNotMatch")
         self._previous = expected
 
