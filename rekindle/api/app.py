@@ -23,6 +23,7 @@ from rekindle.api.validate import validate
 from rekindle.clock import Clock
 from rekindle.config import Config
 from rekindle.core import policy as policies
+from rekindle.core.arrival import arrival
 from rekindle.core.errors import Denied, RekindleError
 from rekindle.store.db import Store
 
@@ -81,7 +82,7 @@ class Api:
         if key is None or _REGION.fullmatch(identity.region) is None:
             raise Denied(f"'{identity.region}' is not a region")
         policy = None if key.policy is None else policies.parse(key.policy)
-        return Caller(key.account, identity.region, key.key_id, key.principal, policy)
+        return Caller(key.account, identity.region, key.key_id, key.principal, policy, raw.came)
 
     def route(self, signed: Signed) -> Routed:
         """Which operation. Raises UnknownOperation, Malformed, or Unfinished for one that we do not have yet."""
@@ -162,4 +163,5 @@ def _raw(request_id: str, request: Request, body: bytes) -> Raw:
         query=scope["query_string"].decode("latin-1"),
         headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
         body=body,
+        came=arrival(scope),
     )

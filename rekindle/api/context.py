@@ -10,6 +10,7 @@ from rekindle.api.model import Operation
 from rekindle.clock import Clock
 from rekindle.config import Config
 from rekindle.core import cpu
+from rekindle.core.arrival import Arrival
 from rekindle.core.cpu import Cpu
 from rekindle.core.managed import Managed
 from rekindle.core.microvm import MicroVM
@@ -27,6 +28,7 @@ class Raw:
     query: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    came: Arrival = field(default_factory=Arrival)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Caller:
     key_id: str
     principal: str  #: the ARN of the user that the key stands for
     policy: Policy | None = None  #: None: everything in the account
+    came: Arrival = field(default_factory=Arrival)
 
 
 @dataclass(frozen=True, slots=True)

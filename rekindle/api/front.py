@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from rekindle.api.context import Caller, Raw, Reply
+from rekindle.core.account import user_id
 from rekindle.core.errors import Denied, RekindleError
 
 Sign = Callable[[Raw, str], Awaitable[Caller]]
@@ -114,8 +115,8 @@ async def answer(raw: Raw, foreign: Foreign, sign: Sign) -> Reply:
 
 def _identity(raw: Raw, caller: Caller) -> Reply:
     """GetCallerIdentity: the user that the key stands for. Its id is the key's own, in the form of user ids."""
-    user_id = "AIDA" + caller.key_id[4:]
-    result = f"<Arn>{_text(caller.principal)}</Arn><UserId>{_text(user_id)}</UserId><Account>{caller.account}</Account>"
+    user = _text(user_id(caller.key_id))
+    result = f"<Arn>{_text(caller.principal)}</Arn><UserId>{user}</UserId><Account>{caller.account}</Account>"
     metadata = f"<ResponseMetadata><RequestId>{_text(raw.request_id)}</RequestId></ResponseMetadata>"
     body = (
         f'<GetCallerIdentityResponse xmlns="{_STS_XMLNS}"><GetCallerIdentityResult>{result}</GetCallerIdentityResult>'

@@ -8,6 +8,7 @@ from __future__ import annotations
 from rekindle.artifacts.errors import S3Error
 from rekindle.artifacts.wire import Request
 from rekindle.core import policy as policies
+from rekindle.core.arrival import condition_keys
 from rekindle.core.policy import Ask, Verdict
 
 #: Operation (the function's name) to action and whether the resource is the object, the bucket or everything.
@@ -56,14 +57,15 @@ def _check(request: Request, action: str, resource: str) -> None:
     caller = request.caller
     if caller.policy is None:
         return
-    context = {
-        "aws:principalaccount": caller.account,
-        "aws:principalarn": caller.principal,
-        "aws:username": caller.name,
-        "aws:userid": caller.key_id,
-        "aws:requestedregion": request.signature.region,
-        "s3:prefix": request.query.get("prefix", ""),
-    }
-    if policies.parse(caller.policy).judge(Ask(action, resource, context)) is not Verdict.ALLOWED:
-        why = f"User: {caller.principal} is not authorized to perform: {action} on resource: {resource}"
-        raise S3Error("AccessDenied", why)
+    ask = Ask(action, resource, _context(request))
+    verdict = policies.parse(caller.policy).judge(ask)
+    if verdict is not Verdict.ALLOWED:
+        raise S3Error("AccessDenied", policies.refusal(caller.principal, ask, verdict, quote='"'))
+
+
+def _context(request: Request) -> dict[str, str]:
+    """The keys of every request, and those of S3 that are parameters of lists."""
+    caller, region = request.caller, request.signature.region
+    keys = condition_keys(caller.account, caller.principal, caller.key_id, region, request.came, request.at_ms)
+    listed = {"s3:prefix": "prefix", "s3:delimiter": "delimiter", "s3:max-keys": "max-keys"}
+    return keys | {key: request.query[name] for key, name in listed.items() if name in request.query}

@@ -16,6 +16,7 @@ from rekindle.artifacts.body import Incoming
 from rekindle.artifacts.errors import S3Error
 from rekindle.clock import Clock
 from rekindle.core.account import AccessKey, KeyLookup
+from rekindle.core.arrival import Arrival, arrival
 from rekindle.core.errors import Denied
 
 _KEY_MAX_BYTES = 1024
@@ -56,6 +57,8 @@ class Request:
     signature: Signature
     caller: AccessKey
     body: Incoming
+    came: Arrival
+    at_ms: int
 
     @property
     def account(self) -> str:
@@ -103,7 +106,7 @@ async def authenticated(scope: Mapping[str, Any], body: Incoming, keys: KeyLooku
     query = _query(query_raw)
     headers = _hoisted(query) | _joined(pairs) if "authorization" not in _joined(pairs) else _joined(pairs)
     _refuse(scope["method"], headers)
-    return Request(scope["method"], target(path_raw), query, headers, signature, key, body)
+    return Request(scope["method"], target(path_raw), query, headers, signature, key, body, arrival(scope), clock())
 
 
 async def _signer(signed: SignedRequest, keys: KeyLookup, clock: Clock) -> tuple[Signature, AccessKey]:

@@ -28,5 +28,10 @@ class AccessKey:
         return f"arn:aws:iam::{self.account}:user/{self.name}"
 
 
+def user_id(key_id: str) -> str:
+    """The unique id of the user that a key stands for, in IAM's form."""
+    return "AIDA" + key_id[4:]
+
+
 #: The key of that id, or None when there is none (any more).
 KeyLookup = Callable[[str], Awaitable[AccessKey | None]]

@@ -94,6 +94,15 @@ class Policy:
         return Verdict.ALLOWED if all(speaking) else Verdict.DENIED
 
 
+def refusal(principal: str, ask: Ask, verdict: Verdict, *, quote: str = "") -> str:
+    """IAM's words for a verdict that is not ALLOWED (recorded: spec §1.8); S3 puts the ARN in quotes."""
+    why = f"because no identity-based policy allows the {ask.action} action"
+    if verdict is Verdict.DENIED:
+        why = "with an explicit deny in an identity-based policy"
+    on = f"{quote}{ask.resource}{quote}"
+    return f"User: {principal} is not authorized to perform: {ask.action} on resource: {on} {why}"
+
+
 @lru_cache(maxsize=1024)
 def parse(text: str) -> Policy:
     """Read a document. Raises Invalid naming the statement and the rule."""

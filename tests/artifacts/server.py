@@ -21,7 +21,9 @@ BOB = AccessKey("AKIABOBBBBBBBBBBBBBB", "bobby" * 8, "111111111111")
 #: Alice's account, but only what lies below `open/` of any bucket, and nothing below `open/not/`.
 _RULES = """{"Statement": [
     {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
-        "Resource": "arn:aws:s3:::*/open/*"},
+        "Resource": "arn:aws:s3:::*/open/*", "Condition": {"IpAddress": {"aws:SourceIp": "127.0.0.0/8"}}},
+    {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": "arn:aws:s3:::*",
+        "Condition": {"StringLike": {"s3:prefix": "open/*"}}},
     {"Effect": "Deny", "Action": "s3:*", "Resource": "arn:aws:s3:::*/open/not/*"}
 ]}"""
 CAROL = AccessKey("AKIACAROLLLLLLLLLLLL", "carol" * 8, ALICE.account, "carol", _RULES)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+from botocore.exceptions import ClientError
+
 from rekindle.artifacts import app
 from rekindle.artifacts.authorize import ACTIONS, PER_KEY
 
@@ -33,10 +36,23 @@ def test_only_what_the_policy_allows(plain_store: Served, plain_bucket: str, cod
         doomed = {"Objects": [{"Key": "open/a"}, {"Key": key}]}
         assert code_of(carol.delete_objects, **at, Delete=doomed) == DENIED
     assert code_of(carol.list_objects_v2, **at) == DENIED
+    assert code_of(carol.list_objects_v2, **at, Prefix="closed") == DENIED
+    assert [found["Key"] for found in carol.list_objects_v2(**at, Prefix="open/a")["Contents"]] == ["open/a"]
     assert code_of(carol.list_buckets) == DENIED
     assert code_of(carol.create_bucket, Bucket="carols-own") == DENIED
     assert alice.get_object(**at, Key="closed")["Body"].read() == b"1"
     assert {found["Key"] for found in alice.list_objects_v2(**at)["Contents"]} == {"closed", "open/a", "open/not/this"}
+
+
+def test_a_refusal_is_said_in_iams_words(plain_store: Served, plain_bucket: str) -> None:
+    user = f"User: {CAROL.principal} is not authorized to perform: s3:PutObject on resource: "
+    for key, why in (
+        ("closed", "because no identity-based policy allows the s3:PutObject action"),
+        ("open/not/a", "with an explicit deny in an identity-based policy"),
+    ):
+        with pytest.raises(ClientError) as refused:
+            plain_store.client(CAROL).put_object(Bucket=plain_bucket, Key=key, Body=b"x")
+        assert refused.value.response["Error"]["Message"] == f'{user}"arn:aws:s3:::{plain_bucket}/{key}" {why}'
 
 
 def test_uploads_in_parts_are_puts(plain_store: Served, plain_bucket: str, code_of: Code) -> None:

@@ -12,7 +12,10 @@ from botocore.exceptions import ClientError
 from rekindle.cli.session import read_exports
 from tests.cli.ground import KEY, Ground
 
-POLICY = '{"Statement": {"Effect": "Allow", "Action": "lambda:ListMicrovms", "Resource": "*"}}'
+#: Holds for who calls from this machine, in clear: what the service itself must have seen.
+POLICY = """{"Statement": {"Effect": "Allow", "Action": "lambda:ListMicrovms", "Resource": "*", "Condition": {
+    "IpAddress": {"aws:SourceIp": "127.0.0.0/8"}, "Bool": {"aws:SecureTransport": "false"},
+    "StringLike": {"aws:UserAgent": "Boto3/*"}}}}"""
 
 
 async def test_an_account_and_its_keys(here: Ground, tmp_path: Path) -> None:
