@@ -229,5 +229,5 @@ def test_lives_come_and_go_and_no_descriptor_stays(launch: Callable[..., Vm], cl
 
     cloud.close_clients()
     counts = [live() for _ in range(8)]
-    warm, last = counts[3], counts[-1]  # by then the service's idle connections to the relay are as many as it keeps
-    assert all(now - then <= 3 for then, now in zip(warm, last, strict=True)), counts
+    warm, last = counts[3], counts[-1]  # the service keeps up to 16 idle connections to the relay, made in bursts
+    assert all(now - then <= 18 for then, now in zip(warm, last, strict=True)), counts
