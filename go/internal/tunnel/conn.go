@@ -35,7 +35,7 @@ type carrier interface {
 	// Write returns when the stream has taken the data.
 	io.Writer
 	// end is called once, after the end chunk was written; when it returns, that chunk is on its way, whatever follows.
-	end() error
+	end()
 	// close ends the tunnel with finish, which sends the end chunk, and leaves nothing blocked.
 	close(finish func())
 	// cut ends the stream in both directions and makes blocked reads and writes fail. It can be repeated.
@@ -97,7 +97,8 @@ func (c *Conn) CloseWrite() error {
 	if err != nil {
 		return err
 	}
-	return c.writeLimit.explain(c.carrier.end())
+	c.carrier.end()
+	return nil
 }
 
 // Close ends the tunnel as closing a TCP connection does: the peer reads all that was written and then the end; what it still writes is

@@ -57,7 +57,7 @@ func (c *serverCarrier) Write(data []byte) (int, error) {
 }
 
 // end does nothing: the end chunk was flushed, and the stream ends when the handler returns.
-func (c *serverCarrier) end() error { return nil }
+func (c *serverCarrier) end() {}
 
 // close finishes at once, for after its handler has returned nobody may write.
 func (c *serverCarrier) close(finish func()) {

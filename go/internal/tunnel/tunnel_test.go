@@ -142,6 +142,29 @@ func TestAnswerAfterTheQuestionHasEnded(t *testing.T) {
 	}
 }
 
+// TestTheEndIsNoErrorWhenTheAppHangsUpAtOnce is a race: the stream can be over before CloseWrite is. Who took that for a failure closed the
+// tunnel, and with it what the app had answered.
+func TestTheEndIsNoErrorWhenTheAppHangsUpAtOnce(t *testing.T) {
+	rig := newRig(t)
+	var everyone sync.WaitGroup
+	defer everyone.Wait()
+	for range 8 {
+		everyone.Go(func() {
+			for range 250 {
+				conn, app := rig.open(t)
+				go func() {
+					io.Copy(io.Discard, app)
+					app.Close()
+				}()
+				if err := conn.CloseWrite(); err != nil {
+					t.Error(err)
+				}
+				conn.Close()
+			}
+		})
+	}
+}
+
 func TestAppEndsFirstAndStillListens(t *testing.T) {
 	conn, app := newRig(t).open(t)
 	send(t, app, "greeting")
