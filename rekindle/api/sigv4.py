@@ -1,15 +1,14 @@
 """AWS Signature Version 4, as a header or in the query of a URL: who signed this request, and is it what they signed?
 
 Pure: a request and the time in, an identity or `Denied` (with AWS's code and text) out. Service `s3` differs from all
-others in five places, and they are all in this file: the path is encoded once and not normalised, every `x-amz-*`
-header must be signed, the payload hash comes from `x-amz-content-sha256` (also UNSIGNED-PAYLOAD and STREAMING-*; the
-*caller* checks the body against it while it streams), the clock may differ by 15 minutes instead of 5, and the error
-codes are S3's. Reference: "Create a signed AWS API request" in the IAM user guide.
+others in five places, and they are all in this file and in `sigv4_canonical`: the path is encoded once and not
+normalised, every `x-amz-*` header must be signed, the payload hash comes from `x-amz-content-sha256` (also
+UNSIGNED-PAYLOAD and STREAMING-*; the *caller* checks the body against it while it streams), the clock may differ by 15
+minutes instead of 5, and the error codes are S3's. Reference: "Create a signed AWS API request" in the IAM user guide.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import re
@@ -18,10 +17,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import NoReturn
-from urllib.parse import quote, unquote_to_bytes
 
 from rekindle.api import sigv4_query
+from rekindle.api import sigv4_refusals as refusals
+from rekindle.api.sigv4_canonical import SignedRequest as SignedRequest
+from rekindle.api.sigv4_canonical import canonical_request, values_of
 from rekindle.api.sigv4_query import Expired
 from rekindle.core.errors import Denied
 
@@ -34,25 +34,6 @@ _SKEW_S = {"s3": 15 * 60}
 _DEFAULT_SKEW_S = 5 * 60
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _PRESIGN = frozenset({"X-Amz-Signature", "X-Amz-Algorithm", "X-Amz-Credential"})
-
-_NO_MATCH = (
-    "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
-    "and signing method. Consult the service documentation for details."
-)
-_S3_NO_MATCH = (
-    "The request signature we calculated does not match the signature you provided. Check your key and signing method."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """A request as it was on the wire. Text is latin-1 of the bytes received, as ASGI servers hand them over."""
-
-    method: str
-    path_raw: str  #: still percent-encoded, without the query
-    query_raw: str  #: still percent-encoded, without the `?`
-    headers: tuple[tuple[str, str], ...]  #: in the order received, repeated ones included
-    body_sha256: str  #: lower-case hex; not read for s3, whose bodies are checked as they stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +90,14 @@ def check(request: SignedRequest, secret_of: Callable[[str], str | None], *, ser
     payload = _payload(request, claim, service)
     secret = secret_of(claim.key_id)
     if secret is None:
-        _unknown_key(service)
+        refusals.unknown_key(service)
     key = signing_key(secret, claim.date, claim.region, claim.service)
     query = request.query_raw if claim.life_s is None else sigv4_query.unsigned(request.query_raw)
-    canonical = _canonical_request(replace(request, query_raw=query), claim.signed_headers, payload, service)
+    canonical = canonical_request(replace(request, query_raw=query), claim.signed_headers, payload, service)
     text = f"{ALGORITHM}\n{timestamp}\n{claim.scope}\n{hashlib.sha256(canonical).hexdigest()}"
     expected = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
     if not hmac.compare_digest(expected.encode(), claim.signature.encode()):
-        _mismatch(service)
+        refusals.mismatch(service)
     return Signature(claim.key_id, claim.region, claim.scope, timestamp, expected, payload, key)
 
 
@@ -138,24 +119,26 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
 
 
 def _claim(request: SignedRequest, service: str) -> _Claim:
-    values = _values(request, "authorization")
+    values = values_of(request, "authorization")
     presigned = not _PRESIGN.isdisjoint(sigv4_query.names(request.query_raw))
     if presigned and values:
-        _two_mechanisms(service)
+        refusals.two_mechanisms(service)
     if presigned:
         return _query_claim(request, service)
     if not values:
-        _no_authorization(service)
+        refusals.no_authorization(service)
     text = values[0].strip()
     if len(values) > 1 or not text.startswith(ALGORITHM):
-        _incomplete(service, text, f"Authorization header must use {ALGORITHM} once.")
+        refusals.incomplete(service, text, f"Authorization header must use {ALGORITHM} once.")
     parts = _parameters(text[len(ALGORITHM) :])
     missing = [name for name in ("Credential", "Signature", "SignedHeaders") if not parts.get(name)]
     if missing:
-        _incomplete(service, text, " ".join(f"Authorization header requires '{name}' parameter." for name in missing))
+        refusals.incomplete(
+            service, text, " ".join(f"Authorization header requires '{name}' parameter." for name in missing)
+        )
     credential = parts["Credential"].rsplit("/", 4)
     if len(credential) != 5:
-        _incomplete(service, text, "Credential must have exactly 5 slash-delimited elements.")
+        refusals.incomplete(service, text, "Credential must have exactly 5 slash-delimited elements.")
     key_id, date, region, scoped, terminator = credential
     signed = tuple(parts["SignedHeaders"].lower().split(";"))
     stamp = _timestamp(request, service)
@@ -183,19 +166,15 @@ def _parameters(text: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _values(request: SignedRequest, name: str) -> list[str]:
-    return [value for key, value in request.headers if key.lower() == name]
-
-
 def _timestamp(request: SignedRequest, service: str) -> str:
     """`x-amz-date`, else `date` in either form, as `YYYYMMDDTHHMMSSZ`."""
-    values = _values(request, "x-amz-date") or _values(request, "date")
+    values = values_of(request, "x-amz-date") or values_of(request, "date")
     if not values:
         text = "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header."
-        _incomplete(service, _values(request, "authorization")[0], text)
+        refusals.incomplete(service, values_of(request, "authorization")[0], text)
     at = _instant(values[0].strip())
     if at is None:
-        _incomplete(service, _values(request, "authorization")[0], "Date must be in ISO-8601 'basic format'.")
+        refusals.incomplete(service, values_of(request, "authorization")[0], "Date must be in ISO-8601 'basic format'.")
     return at.strftime("%Y%m%dT%H%M%SZ")
 
 
@@ -278,13 +257,13 @@ def _check_signed_headers(request: SignedRequest, claim: _Claim, service: str) -
 
 def _payload(request: SignedRequest, claim: _Claim, service: str) -> str:
     """What stands for the body in the canonical request."""
-    values = _values(request, "x-amz-content-sha256")
+    values = values_of(request, "x-amz-content-sha256")
     if service == "s3":
         return UNSIGNED if claim.life_s is not None else _s3_payload(values)
     if not values or "x-amz-content-sha256" not in claim.signed_headers:
         return request.body_sha256
     if len(values) > 1 or not hmac.compare_digest(values[0].encode(), request.body_sha256.encode()):
-        _mismatch(service)  # also UNSIGNED-PAYLOAD and STREAMING-*: those are S3's
+        refusals.mismatch(service)  # also UNSIGNED-PAYLOAD and STREAMING-*: those are S3's
     return values[0]
 
 
@@ -296,93 +275,3 @@ def _s3_payload(values: list[str]) -> str:
         text = "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-* or a valid sha256 value."
         raise Denied(text, code="InvalidArgument")
     return value
-
-
-# --- the canonical request
-
-
-def _canonical_request(request: SignedRequest, signed: tuple[str, ...], payload: str, service: str) -> bytes:
-    encode = _path_once if service == "s3" else _path_twice
-    lines = [
-        request.method.encode(),
-        encode(request.path_raw),
-        _canonical_query(request.query_raw),
-        *(_canonical_header(request, name) for name in signed),
-        b"",
-        ";".join(signed).encode("latin-1"),
-        payload.encode("latin-1"),
-    ]
-    return b"\n".join(lines)
-
-
-def _path_once(path_raw: str) -> bytes:
-    """Decoded and encoded again, so that it does not matter which characters the client left plain."""
-    return "/".join(_again(segment) for segment in path_raw.split("/")).encode() or b"/"
-
-
-def _path_twice(path_raw: str) -> bytes:
-    """The path as sent, without empty and dot segments, percent-encoded once more (`%3A` becomes `%253A`)."""
-    kept: list[str] = []
-    for segment in path_raw.split("/"):
-        if segment == "..":
-            del kept[-1:]
-        elif segment not in ("", "."):
-            kept.append(segment)
-    path = "/" + "/".join(kept)
-    if kept and path_raw.endswith("/"):
-        path += "/"
-    return quote(path.encode("latin-1"), safe="/~").encode()
-
-
-def _canonical_query(query_raw: str) -> bytes:
-    pairs = (part.partition("=") for part in query_raw.split("&") if part)
-    encoded = sorted((_again(name), _again(value)) for name, _, value in pairs)
-    return "&".join(f"{name}={value}" for name, value in encoded).encode()
-
-
-def _again(text: str) -> str:
-    return quote(unquote_to_bytes(text.encode("latin-1")), safe="~")
-
-
-def _canonical_header(request: SignedRequest, name: str) -> bytes:
-    """Repeated headers joined in the order received; blanks trimmed and collapsed (bytes: \\xa0 is no blank here)."""
-    values = (b" ".join(value.encode("latin-1").split()) for value in _values(request, name))
-    return name.encode("latin-1") + b":" + b",".join(values)
-
-
-# --- refusals
-
-
-def _two_mechanisms(service: str) -> NoReturn:
-    text = (
-        "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter "
-        "or the Authorization header should be specified"
-    )
-    raise Denied(text, code="InvalidArgument" if service == "s3" else "IncompleteSignatureException")
-
-
-def _no_authorization(service: str) -> NoReturn:
-    if service == "s3":
-        raise Denied("Access Denied", code="AccessDenied")
-    raise Denied("Missing Authentication Token", code="MissingAuthenticationTokenException")
-
-
-def _incomplete(service: str, header: str, text: str) -> NoReturn:
-    if service == "s3":
-        raise Denied(f"The authorization header is malformed; {text}", code="AuthorizationHeaderMalformed")
-    digest = base64.b64encode(hashlib.sha256(header.encode("latin-1")).digest()).decode()
-    shown = f"{text} (Hashed with SHA-256 and encoded with Base64) Authorization={digest}"
-    raise Denied(shown, code="IncompleteSignatureException")
-
-
-def _unknown_key(service: str) -> NoReturn:
-    if service == "s3":
-        text = "The AWS Access Key Id you provided does not exist in our records."
-        raise Denied(text, code="InvalidAccessKeyId")
-    raise Denied("The security token included in the request is invalid.", code="UnrecognizedClientException")
-
-
-def _mismatch(service: str) -> NoReturn:
-    if service == "s3":
-        raise Denied(_S3_NO_MATCH, code="SignatureDoesNotMatch")
-    raise Denied(_NO_MATCH, code="InvalidSignatureException")

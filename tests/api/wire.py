@@ -18,7 +18,7 @@ from botocore.model import OperationModel
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 
-from rekindle.api import model, sigv4
+from rekindle.api import model, sigv4, sigv4_canonical
 from rekindle.api.app import Api
 from rekindle.api.context import Raw, Reply
 from rekindle.core.managed import Managed
@@ -159,7 +159,7 @@ class Wire:
             hashlib.sha256(request.body).hexdigest(),
         )
         names = ("host", "x-amz-date")
-        canonical = sigv4._canonical_request(unsigned, names, unsigned.body_sha256, model.SIGNING_NAME)
+        canonical = sigv4_canonical.canonical_request(unsigned, names, unsigned.body_sha256, model.SIGNING_NAME)
         text = f"{sigv4.ALGORITHM}\n{at}\n{scope}\n{hashlib.sha256(canonical).hexdigest()}"
         key = sigv4.signing_key(secret, at[:8], self.region, model.SIGNING_NAME)
         signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
