@@ -145,10 +145,10 @@ func TestAnswerAfterTheQuestionHasEnded(t *testing.T) {
 // TestTheEndIsNoErrorWhenTheAppHangsUpAtOnce is a race: the stream can be over before CloseWrite is. Who took that for a failure closed the
 // tunnel, and with it what the app had answered.
 func TestTheEndIsNoErrorWhenTheAppHangsUpAtOnce(t *testing.T) {
-	rig := newRig(t)
 	var everyone sync.WaitGroup
 	defer everyone.Wait()
 	for range 8 {
+		rig := newRig(t) // one each: a rig hands out its apps in no order
 		everyone.Go(func() {
 			for range 250 {
 				conn, app := rig.open(t)
