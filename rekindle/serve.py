@@ -33,6 +33,7 @@ from rekindle.guest import kernel
 from rekindle.identity.keys import new_access_key
 from rekindle.image import base, toolbox
 from rekindle.image.toolbox import Toolbox
+from rekindle.node import sockets
 from rekindle.node.agent import Agent
 from rekindle.node.artifacts import BuildKeys, reader_for
 from rekindle.node.bake import Oven
@@ -70,8 +71,12 @@ async def _serve(config: Config, clock: Clock) -> None:
         managed = await base.ensure(config.tools_dir, tools, LOG.info)
         host = await _host(config, layout, tools)
         relay = await stack.enter_async_context(Relay(layout, binaries.find("rekindle-relay")))
-        api_socket = stack.enter_context(servers.bind(config.listen, "the API"))
-        store_socket = stack.enter_context(servers.bind(config.artifacts.listen, "the artifact store"))
+        relay.listeners = sockets.listening(
+            layout.run,
+            {"api": (config.listen, "the API"), "artifacts": (config.artifacts.listen, "the artifact store")},
+            servers.bind,
+        )
+        api_socket, store_socket = (stack.enter_context(sock) for sock in relay.listeners.values())
         store_url = f"http://{servers.bound_to(store_socket)}"
         renew = partial(clients.equip, config, store, f"http://{servers.bound_to(api_socket)}", store_url, who)
         await renew()

@@ -5,10 +5,13 @@ One owner of the relay process: `Relay`. It outlives this service; a running one
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -19,9 +22,11 @@ import httpx
 from rekindle.core.errors import MachineError, NoCapacity
 from rekindle.driver.process import until_readable
 from rekindle.guest.client import Guest, RelayGone
+from rekindle.node import sockets
 from rekindle.node.layout import Layout
 from rekindle.seal import TokenKey
 
+LOG = logging.getLogger(__name__)
 CONTROL_S = 15.0
 START_S = 10.0
 
@@ -39,6 +44,7 @@ class Relay:
         )
         self._http = httpx.AsyncClient(transport=transport, base_url="http://relay", timeout=CONTROL_S)
         self._child: subprocess.Popen[bytes] | None = None
+        self.listeners: Mapping[str, socket.socket] = {}  #: what the relay shall keep for the next service
 
     async def __aenter__(self) -> Relay:
         return self
@@ -58,7 +64,15 @@ class Relay:
         if started:
             await self._start()
         await self._call("PUT", "/v1/config", config)
+        await asyncio.to_thread(self._let_keep)
         return started
+
+    def _let_keep(self) -> None:
+        """A relay that does not keep them (an older one) is no fault: then a restart refuses calls while it lasts."""
+        try:
+            sockets.keep(self._layout.run, self.listeners)
+        except (OSError, sockets.Refused) as err:
+            LOG.warning("the relay does not keep the listening sockets over a restart: %s", err)
 
     async def stop(self) -> None:
         """End the relay in order and return when it is gone; nothing happens when there is none."""

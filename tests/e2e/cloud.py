@@ -128,6 +128,14 @@ class Cloud:
         return dict(line.split("=", 1) for line in out.decode().split("\0") if "=" in line)
 
     def client(self, service: str = "lambda-microvms", **keys: str) -> Any:
+        """Sends every call once."""
+        return self._client(service, 1, keys)
+
+    def patient_client(self) -> Any:
+        """Sends a call again that was broken off, as boto3 does by default; here once."""
+        return self._client("lambda-microvms", 2, {})
+
+    def _client(self, service: str, attempts: int, keys: Mapping[str, str]) -> Any:
         env = self.env()
         name = {"lambda-microvms": "LAMBDA_MICROVMS", "s3": "S3", "lambda-core": "LAMBDA_CORE"}[service]
         client = boto3.client(
@@ -136,7 +144,7 @@ class Cloud:
             region_name=env["AWS_REGION"],
             aws_access_key_id=keys.get("key_id", env["AWS_ACCESS_KEY_ID"]),
             aws_secret_access_key=keys.get("secret", env["AWS_SECRET_ACCESS_KEY"]),
-            config=BotoConfig(proxies={}, retries={"total_max_attempts": 1}, read_timeout=60),
+            config=BotoConfig(proxies={}, retries={"total_max_attempts": attempts}, read_timeout=60),
         )
         self.clients.append(client)
         return client

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,42 @@ def kill_both(cloud: Cloud) -> None:
 def stop_and_start(cloud: Cloud) -> None:
     cloud.stop()
     cloud.start()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [stop_and_start, pytest.param(restart_service, marks=pytest.mark.long)],
+    ids=["stop_and_start", "restart_service"],
+)
+def test_no_call_is_refused_while_the_service_is_started_again(
+    fault: Callable[[Cloud], None], launch: Callable[..., Vm], cloud: Cloud
+) -> None:
+    vm = launch()
+    vm.get()
+    answered: list[str] = []
+    over = threading.Event()
+
+    def call() -> None:
+        client = cloud.patient_client()  # SIGKILL breaks the calls that are under way
+        while not over.is_set():
+            said = client.get_microvm(microvmIdentifier=vm.id)
+            assert "state" in said, said
+            answered.append(said["state"])
+
+    address = cloud.env()["AWS_ENDPOINT_URL_LAMBDA_MICROVMS"]
+    with ThreadPoolExecutor(3) as pool:
+        callers = [pool.submit(call) for _ in range(3)]
+        try:
+            until(lambda: len(answered) > 20, 30, "the calls are under way")
+            fault(cloud)
+            before = len(answered)
+            until(lambda: len(answered) > before + 20, 30, "the calls go on")
+        finally:
+            over.set()
+        for caller in callers:
+            caller.result(timeout=60)
+    assert set(answered) == {"RUNNING"}
+    assert cloud.env()["AWS_ENDPOINT_URL_LAMBDA_MICROVMS"] == address
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"rekindle/internal/control"
+	"rekindle/internal/keep"
 )
 
 // version is set by the linker.
@@ -45,6 +46,14 @@ func run(socket string) error {
 		return err
 	}
 	defer listener.Unlock() // the end of the process does it as well
+	sockets, err := listener.Beside("sockets.sock")
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	keeper := keep.New()
+	defer keeper.Close()
+	go keeper.Serve(sockets)
+	defer sockets.Close()
 	relay := control.NewServer(version)
 	server := &http.Server{Handler: relay.Handler(), ReadHeaderTimeout: headTimeout}
 	context.AfterFunc(ctx, func() { server.Close() })

@@ -40,6 +40,16 @@ func Listen(path string) (*Listener, error) {
 	return &Listener{listener, path, lock}, nil
 }
 
+// Beside makes another socket in the same folder, under the same lock.
+func (l *Listener) Beside(name string) (*Listener, error) {
+	path := filepath.Join(filepath.Dir(l.path), name)
+	listener, err := bind(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{listener, path, l.lock}, nil
+}
+
 func ownFolder(folder string) error {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
