@@ -95,7 +95,7 @@ def _is_the_service(leak: leaks.Leak, cloud: Cloud) -> bool:
     if leak.kind == "descriptor":
         return True  # those of service and relay: test_lives_come_and_go_and_no_descriptor_stays
     if leak.kind == "socket":
-        names = ("operator.sock", "relay.sock")
+        names = ("operator.sock", "relay.sock", "sockets.sock")
         return leak.what.endswith(names) or any(leak.what == f"listening tcp port {port}" for port in ports)
     return False
 
