@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from rekindle.api import model
 from rekindle.core.lifecycle import Fact
 from tests.store.rows import ACCOUNT, REGION, arn
 
-from .conftest import KEYS
-from .test_clients import AWS, Service
+from .test_clients import AWS, Service, cli_env
 from .test_clients import service as service  # a fixture
 from .test_connectors import vpc
 from .test_oracle import _cli
@@ -96,15 +94,7 @@ def test_every_command_does_its_work(service: Service) -> None:
 
 
 def aws(service: Service, step: Step, given: Mapping[str, str]) -> Any:
-    key_id, secret = KEYS[ACCOUNT]
-    env = {
-        "PATH": os.environ["PATH"],
-        "AWS_ACCESS_KEY_ID": key_id,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL": service.url,
-        "AWS_CONFIG_FILE": os.devnull,
-    }
+    env = cli_env(AWS_ENDPOINT_URL=service.url)
     words = [word for name, value in step.options for word in (f"--{name}", value.format_map(given))]
     done = subprocess.run(
         [AWS, step.service, step.command, *words], env=env, capture_output=True, text=True, timeout=120

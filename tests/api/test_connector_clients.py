@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from typing import Any
 
@@ -14,7 +13,7 @@ from botocore.exceptions import ClientError
 from tests.store.rows import ACCOUNT, OTHER, REGION
 
 from .conftest import KEYS
-from .test_clients import AWS, Service
+from .test_clients import AWS, Service, cli_env
 from .test_clients import service as service  # a fixture
 from .test_connectors import ROLE, vpc
 
@@ -76,15 +75,7 @@ def test_boto3_tags_connectors(service: Service) -> None:
 
 
 def test_the_aws_cli_knows_five_of_the_operations(service: Service) -> None:
-    key_id, secret = KEYS[ACCOUNT]
-    env = {
-        "PATH": os.environ["PATH"],
-        "AWS_ACCESS_KEY_ID": key_id,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_ENDPOINT_URL_LAMBDA_CORE": service.url,
-        "AWS_CONFIG_FILE": os.devnull,
-    }
+    env = cli_env(AWS_ENDPOINT_URL_LAMBDA_CORE=service.url)
 
     def aws(*words: str) -> tuple[Any, str]:
         done = subprocess.run([AWS, "lambda-core", *words], env=env, capture_output=True, text=True, timeout=120)
