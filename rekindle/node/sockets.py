@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -31,19 +30,16 @@ class Refused(Exception):
 
 def keep(run: Path, sockets: Mapping[str, socket.socket]) -> None:
     """Let the relay keep duplicates of these, and nothing else. Raises OSError, Refused."""
-    _, got = _ask(run, {"keep": list(sockets)}, [sock.fileno() for sock in sockets.values()])
-    got.close()
+    _ask(run, {"keep": list(sockets)}, [sock.fileno() for sock in sockets.values()])
 
 
 def take(run: Path) -> dict[str, socket.socket]:
     """What the relay keeps, by name; nothing without a relay. The caller closes them. Raises Refused."""
     try:
-        names, got = _ask(run, {"take": True}, [])
+        return _ask(run, {"take": True}, [])
     except OSError as err:
         LOG.debug("no kept sockets: %s", err)
         return {}
-    with got:
-        return dict(zip(names, got.all(), strict=True))
 
 
 def listening(
@@ -88,43 +84,30 @@ def _is_at(sock: socket.socket, address: str) -> bool:
     return bool(bound_host == host and port in (0, bound_port))
 
 
-class _Got:
-    """Received sockets; those that nobody took over are closed."""
-
-    def __init__(self, descriptors: list[int]) -> None:
-        self._sockets = [socket.socket(fileno=one) for one in descriptors]
-
-    def __enter__(self) -> _Got:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def all(self) -> list[socket.socket]:
-        taken, self._sockets = self._sockets, []
-        return taken
-
-    def close(self) -> None:
-        for sock in self.all():
-            sock.close()
-
-
-def _ask(run: Path, request: Mapping[str, object], descriptors: list[int]) -> tuple[list[str], _Got]:
+def _ask(run: Path, request: Mapping[str, object], descriptors: list[int]) -> dict[str, socket.socket]:
+    """The sockets that come with the answer, by name. Raises OSError, Refused; then none stays open."""
     with unixsock.connect(run / NAME) as asking:
         asking.settimeout(ANSWER_S)
         socket.send_fds(asking, [json.dumps(request).encode() + b"\n"], descriptors)
         line, received, _, _ = socket.recv_fds(asking, _ANSWER_BYTES, MOST)
-    for one in received:
-        os.set_inheritable(one, False)
-    got = _Got(received)
+    with ExitStack() as unless_whole:
+        sockets = [unless_whole.enter_context(socket.socket(fileno=one)) for one in received]
+        for sock in sockets:
+            sock.set_inheritable(False)
+        names = _names(line)
+        if "keep" in request:
+            names = []  # they name what was sent
+        if len(names) != len(sockets):
+            raise Refused(f"{len(names)} names for {len(sockets)} sockets")
+        unless_whole.pop_all()
+    return dict(zip(names, sockets, strict=True))
+
+
+def _names(line: bytes) -> list[str]:
     try:
         answer = json.loads(line)
-        if answer.get("error"):
-            raise Refused(answer["error"])
-        names = list(answer.get("kept") or [])
-        if len(names) != len(received) and "take" in request:
-            raise Refused(f"{len(names)} names for {len(received)} sockets")
-    except (ValueError, Refused) as err:
-        got.close()
-        raise err if isinstance(err, Refused) else Refused(f"not an answer: {line[:100]!r}") from None
-    return names, got
+    except ValueError:
+        raise Refused(f"not an answer: {line[:100]!r}") from None
+    if answer.get("error"):
+        raise Refused(answer["error"])
+    return list(answer.get("kept") or [])

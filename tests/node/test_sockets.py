@@ -13,7 +13,6 @@ import pytest
 from rekindle import binaries, servers
 from rekindle.core.errors import MachineError
 from rekindle.node import sockets
-from tests.waiting import until
 
 WANTED = {"api": ("127.0.0.1:0", "the API"), "artifacts": ("127.0.0.1:0", "the artifact store")}
 
@@ -23,12 +22,16 @@ def run(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "run"
     folder.mkdir(mode=0o700)
     relay = subprocess.Popen(
-        [binaries.find("rekindle-relay"), "--socket", folder / "relay.sock"], stderr=subprocess.DEVNULL
+        [binaries.find("rekindle-relay"), "--socket", folder / "relay.sock"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
+    assert relay.stdout is not None
     try:
-        until((folder / "relay.sock").exists, 10, "the relay is there")
+        assert relay.stdout.readline() == b"listening\n"  # said when both sockets are there
         yield folder
     finally:
+        relay.stdout.close()
         relay.terminate()
         assert relay.wait(timeout=10) == 0
     assert not (folder / sockets.NAME).exists()
