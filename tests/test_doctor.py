@@ -15,7 +15,9 @@ from tests.leaks import settled, snapshot
 
 
 def of(checks: list[Check], name: str) -> Check:
-    return next(check for check in checks if check.name == name)
+    found = [check for check in checks if check.name == name]
+    assert found, f"no check {name!r} among {checks}"
+    return found[0]
 
 
 async def test_without_a_toolbox_it_says_what_it_cannot_know_and_how_to_get_it(tmp_path: Path) -> None:

@@ -37,13 +37,14 @@ func enter(spec *Spec) error {
 	if err := syscall.Sethostname([]byte("vmm")); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
-	if err := limit(spec.Limits); err != nil {
-		return err
-	}
 	if err := dropPrivileges(spec.UID); err != nil {
 		return err
 	}
 	syscall.Umask(0o077)
+	// Last: Go's runtime reserves more address space than a small program may have, and dies of its next page then.
+	if err := limit(spec.Limits); err != nil {
+		return err
+	}
 	return fmt.Errorf("executing %s: %w", spec.Argv[0], syscall.Exec(spec.Argv[0], spec.Argv, spec.Env))
 }
 
