@@ -13,6 +13,7 @@ import (
 	"rekindle/internal/agent/boot"
 	"rekindle/internal/agent/conns"
 	"rekindle/internal/agent/container"
+	"rekindle/internal/agent/local"
 	"rekindle/internal/agent/logring"
 	"rekindle/internal/agent/reaper"
 	"rekindle/internal/agent/trap"
@@ -32,6 +33,7 @@ type Agent struct {
 	reaper  *reaper.Reaper
 	trap    *trap.Trap
 	uplink  *uplink
+	desk    *local.Desk
 	inbound *conns.Set
 	own     boot.Listeners // what listens in the guest without an application
 	// frozen is true from a freeze until the next thaw: nothing but that thaw is served
@@ -55,12 +57,13 @@ func New(version string, log Log, out *channel.Port) (*Agent, error) {
 		log:        log,
 		reaper:     reaper.New(),
 		uplink:     newUplink(out),
+		desk:       local.New(),
 		inbound:    conns.New(channel.MaxTunnels),
 		output:     logring.New(logBytes),
 		outputPipe: writer,
 	}
 	go collect(agent.output, reader)
-	if agent.trap, err = trap.Start(agent.uplink, log); err != nil {
+	if agent.trap, err = trap.Start(agent.uplink, agent.desk, log); err != nil {
 		return nil, err
 	}
 	if agent.own, err = boot.ReadListeners(); err != nil {

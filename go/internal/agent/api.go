@@ -26,6 +26,7 @@ func (a *Agent) handler() http.Handler {
 	api.HandleFunc("POST /v1/freeze", a.freeze)
 	api.HandleFunc("POST /v1/thaw", a.thaw)
 	api.HandleFunc("GET /v1/wait", a.wait)
+	api.HandleFunc("GET /v1/wishes", a.wishes)
 	api.HandleFunc("GET /v1/logs", a.logs)
 	api.HandleFunc("POST /v1/poweroff", a.stop)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -230,9 +231,16 @@ func (a *Agent) wait(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusConflict, errors.New("no application has been started"))
 		return
 	}
+	news, err := a.newsAfter(r.URL.Query().Get("news"))
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
 	select {
 	case <-app.Ended():
 		reply(w, http.StatusOK, app.Exit())
+	case <-news:
+		reply(w, http.StatusOK, a.desk.Wishes())
 	case <-r.Context().Done():
 	}
 }

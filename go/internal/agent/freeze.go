@@ -31,6 +31,7 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &request) {
 		return
 	}
+	a.desk.Following()
 	var answer freezeAnswer
 	if request.Hook != nil {
 		result := request.Hook.Call(r.Context())
@@ -62,6 +63,7 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 // cutOff breaks every connection between the application and the world, and lets no new one come up until join.
 func (a *Agent) cutOff() {
 	a.frozen.Store(true)
+	a.desk.Hold()
 	a.uplink.hold()
 	a.trap.Reset() // the relay hears of it on the session that is dropped next
 	a.inbound.Reset()
@@ -70,6 +72,7 @@ func (a *Agent) cutOff() {
 
 func (a *Agent) join() {
 	a.frozen.Store(false)
+	a.desk.Release()
 	a.uplink.release()
 }
 
@@ -100,6 +103,12 @@ func (a *Agent) thaw(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, err)
 		return
 	}
+	about, err := aboutOf(r.URL.Query().Get("about"))
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	a.desk.Thawed(request.First, about)
 	a.join()
 	if request.Hook != nil {
 		result := request.Hook.Call(r.Context())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rekindle/internal/agent/conns"
+	"rekindle/internal/agent/local"
 	"rekindle/internal/channel"
 	"rekindle/internal/tunnel"
 )
@@ -27,9 +28,15 @@ type Uplink interface {
 	Client(ctx context.Context) (*channel.Client, error)
 }
 
+// Inside serves one connection to local.Address, which never leaves the guest, and closes it.
+type Inside interface {
+	Serve(conn net.Conn)
+}
+
 // Trap owns the listeners and every connection that a program of the guest has opened to the outside.
 type Trap struct {
 	uplink Uplink
+	inside Inside
 	log    func(format string, args ...any)
 
 	open *conns.Set
@@ -38,8 +45,8 @@ type Trap struct {
 }
 
 // Start raises the loopback interface, makes the outer interface and the rules, and opens the listeners.
-func Start(uplink Uplink, log func(format string, args ...any)) (*Trap, error) {
-	trap := newTrap(uplink, log)
+func Start(uplink Uplink, inside Inside, log func(format string, args ...any)) (*Trap, error) {
+	trap := newTrap(uplink, inside, log)
 	for _, step := range []func() error{raiseLoopback, makeLink, trap.listen, loadRules} {
 		if err := step(); err != nil {
 			return nil, err
@@ -48,8 +55,11 @@ func Start(uplink Uplink, log func(format string, args ...any)) (*Trap, error) {
 	return trap, nil
 }
 
-func newTrap(uplink Uplink, log func(format string, args ...any)) *Trap {
-	return &Trap{uplink: uplink, log: log, open: conns.New(channel.MaxTunnels), questions: make(chan struct{}, maxQuestions)}
+func newTrap(uplink Uplink, inside Inside, log func(format string, args ...any)) *Trap {
+	return &Trap{
+		uplink: uplink, inside: inside, log: log,
+		open: conns.New(channel.MaxTunnels), questions: make(chan struct{}, maxQuestions),
+	}
 }
 
 func (t *Trap) listen() error {
@@ -100,6 +110,10 @@ func (t *Trap) serveTrapped(conn *net.TCPConn) {
 	if err != nil {
 		t.log("trap: %v", err)
 		tunnel.Reset(conn)
+		return
+	}
+	if target == local.Address {
+		t.inside.Serve(conn)
 		return
 	}
 	if target.Port() == 53 {

@@ -175,6 +175,10 @@ func theWayOut(t *testing.T, m *machine) {
 		t.Errorf("%d of 100 addresses: a cut answer is not asked for again", len(got))
 	}
 	m.mustFail("/fetch?url=http://127.0.0.1:1017/", "connection reset by peer") // the trap's own port leads nowhere
+	m.mustFail("/fetch?url=http://169.254.169.254/latest/meta-data/", "connection reset by peer")
+	if text := m.local("PUT", "lease", `{"seconds":9}`); !strings.Contains(text, "not a microVM yet") {
+		t.Errorf("a lease before the first thaw: %s", text)
+	}
 }
 
 func hook(name, body string) map[string]any {
@@ -267,19 +271,45 @@ func clones(t *testing.T, b *bench, relay *relay) {
 			m.call("POST", "/v1/hook", hook("run", ""), 409)
 			m.mustBeShut()
 		}
-		answer := m.call("POST", "/v1/thaw", identity(n, byte(n)), 200)
+		about := url.QueryEscape(fmt.Sprintf(`{"microvm_id":"clone-%d","generation":%d,"lease_max_seconds":60}`, n, n))
+		answer := m.call("POST", "/v1/thaw?about="+about, identity(n, byte(n)), 200)
 		t.Logf("cont to both synced %v, to thaw and hook acknowledged %v", synced, time.Since(began))
 		step := time.Duration(int64(answer["clock_step_ns"].(float64)))
 		if answer["seeded"] != true || !reflect.DeepEqual(answer["hook"], map[string]any{"status": 200.0}) || step < time.Duration(n)*time.Hour-time.Minute {
 			t.Errorf("thaw %v", answer)
 		}
 		isItself(t, m, n)
+		wishes(t, m, n)
 		randoms[m.app("/random").(string)] = true
 		m.kill()
 	}
 	if len(randoms) != 3 {
 		t.Errorf("clones share random bytes: %v", randoms)
 	}
+}
+
+// local is what the guest's own API answers to the application.
+func (m *machine) local(method, path, body string) string {
+	m.t.Helper()
+	query := url.Values{"method": {method}, "url": {"http://169.254.169.254/rekindle/v1/" + path}, "body": {body}}
+	return fmt.Sprint(m.mustWork("/fetch?" + query.Encode()))
+}
+
+// wishes shows that what the application says reaches the host, at once when the host waits for it.
+func wishes(t *testing.T, m *machine, n int) {
+	if text := m.local("GET", "", ""); !strings.Contains(text, fmt.Sprintf(`"microvm_id":"clone-%d","generation":%d,`, n, n)) {
+		t.Errorf("facts %s", text)
+	}
+	m.local("PUT", "lease", `{"seconds":60,"name":"train"}`)
+	lease, ok := m.call("GET", "/v1/wishes", nil, 200)["lease"].(map[string]any)
+	if !ok || lease["name"] != "train" || lease["left_ms"].(float64) > 60_000 || lease["left_ms"].(float64) < 1 {
+		t.Errorf("lease %v", lease)
+	}
+	m.local("POST", "suspend", "")
+	if news := m.call("GET", "/v1/wait?news=0", nil, 200); news["suspend"] != true || news["news"] != 1.0 {
+		t.Errorf("news %v", news)
+	}
+	m.call("GET", "/v1/wait?news=x", nil, 400)
 }
 
 // mustBeShut shows that nobody reaches the application.

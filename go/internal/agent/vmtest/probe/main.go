@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -100,7 +101,12 @@ func try(r *http.Request) (any, error) {
 
 func fetch(r *http.Request) (any, error) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Get(r.FormValue("url"))
+	request, err := http.NewRequest(cmp.Or(r.FormValue("method"), http.MethodGet), r.FormValue("url"), strings.NewReader(r.FormValue("body")))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("X-Rekindle-Guest", "1")
+	response, err := client.Do(request)
 	if err != nil {
 		return nil, err
 	}
