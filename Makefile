@@ -1,5 +1,5 @@
 # The two commands of the README: `make demo` and `make test`. Both call `install`, which reuses what is there.
-.PHONY: install demo test test-all test-go lint go docs
+.PHONY: install demo test test-all test-kvm test-go lint go docs
 PY := .venv/bin/python
 
 install:
@@ -13,6 +13,10 @@ test: install lint test-go
 
 test-all: install lint test-go
 	$(PY) -m pytest
+
+# On real KVM, in a machine that software emulation makes (docs/kvm.md). PARTS="driver demo" runs these alone.
+test-kvm: install
+	@$(PY) -m scripts.kvm $(PARTS)
 
 # The agent's tests boot real guests from the toolbox.
 test-go:

@@ -138,6 +138,7 @@ class Artifacts:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     accel: str = "auto"  #: auto (try KVM with a guest, else tcg) | kvm | tcg
+    probe_s: int = 10  #: how long the guest that tries KVM may take; a machine that is itself a slow VM needs more
     seed_after_restore: bool = True  #: TEST ONLY: False leaves clones with equal random bytes
     pagemap: str = "auto"  #: auto | scan (PAGEMAP_SCAN) | classic (/proc/pid/pagemap)
     first_uid: int = 700_000  #: root mode: VMMs run as uids from here
@@ -229,6 +230,7 @@ def _check(config: Config) -> None:
         <= ingress.last_port
         <= 65535,
         "ingress.hold_s must be at least 1": ingress.hold_s >= 1,
+        "machine.probe_s must be at least 1": machine.probe_s >= 1,
         "machine.first_uid must be above 0": machine.first_uid > 0,
         "machine.uids must be at least the number of endpoint ports: each VMM has a uid of its own": machine.uids
         > ingress.last_port - ingress.first_port,

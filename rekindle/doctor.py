@@ -191,7 +191,7 @@ async def _accel(config: Config, tree: Toolbox | None) -> Check:
     """By running a guest kernel: /dev/kvm alone says little (nested, broken, forbidden)."""
     if tree is None:
         return _warn("kvm", "unknown without the toolbox: it is tried with a real guest", "rekindle tools update")
-    accel, why = await probe.usable_accel(tree.root, tree.vmlinux)
+    accel, why = await probe.usable_accel(tree.root, tree.vmlinux, config.machine.probe_s)
     demanded = config.machine.accel
     if accel is Accel.TCG and demanded == "kvm":
         return _fail("kvm", f"not usable ({why}), but machine.accel demands it", 'Set machine.accel = "auto"')

@@ -149,7 +149,8 @@ async def _run(agent: Agent, listeners: list[tuple[servers.Server, Any]], stop: 
 
 async def _host(config: Config, layout: Layout, tools: Toolbox) -> Host:
     """This machine's VMM: KVM only if a guest really ran under it (`machine.accel` decides otherwise)."""
-    accel, why = await probe.choose(config.machine.accel, tools, config.tools_dir / "accel.json")
+    wanted = config.machine
+    accel, why = await probe.choose(wanted.accel, tools, config.tools_dir / "accel.json", wanted.probe_s)
     LOG.info("accelerator %s: %s", accel.value, why)
     as_root = os.geteuid() == 0
     launcher = binaries.find("rekindle-jail")

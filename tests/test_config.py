@@ -50,6 +50,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("quotas = 1", "quotas"),
         ("[machine]\nfirst_uid = 0", "machine.first_uid"),
         ("[machine]\nuids = 0", "machine.uids"),
+        ("[machine]\nprobe_s = 0", "machine.probe_s"),
         ("[ingress]\nfirst_port = 20000\nlast_port = 30000", "machine.uids"),
         ('account = "1"', "account"),
         ('region = "../x"', "region"),

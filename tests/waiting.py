@@ -5,16 +5,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 STEP_S = 0.01
+#: Every deadline is multiplied by it: more than 1 for machines that are much slower than those these tests are made on.
+SLOWNESS = float(os.environ.get("REKINDLE_TEST_SLOWNESS", "1"))
 
 
 def until(condition: Callable[[], T], within_s: float, what: str) -> T:
     """The first true value of `condition`. Raises AssertionError naming `what` when there is none in time."""
+    within_s *= SLOWNESS
     deadline = time.monotonic() + within_s
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -25,6 +29,7 @@ def until(condition: Callable[[], T], within_s: float, what: str) -> T:
 
 async def until_async(condition: Callable[[], Awaitable[T]], within_s: float, what: str) -> T:
     """As `until`, for a condition that is awaited; the loop runs on between two tries."""
+    within_s *= SLOWNESS
     deadline = time.monotonic() + within_s
     while not (value := await condition()):
         if time.monotonic() > deadline:

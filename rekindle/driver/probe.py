@@ -34,13 +34,15 @@ class Tools(Protocol):
     def vmlinux(self) -> Path: ...
 
 
-async def choose(setting: str, tools: Tools, remember: Path | None) -> tuple[Accel, str]:
+async def choose(
+    setting: str, tools: Tools, remember: Path | None, deadline_s: float = DEADLINE_S
+) -> tuple[Accel, str]:
     """The accelerator for `machine.accel` and why. Raises MachineError when KVM is demanded and unusable."""
     if setting == "tcg":
         return Accel.TCG, "machine.accel says so"
     if setting not in ("auto", "kvm"):
         raise Invalid(f"machine.accel must be auto, kvm or tcg, not '{setting}'")
-    accel, why = _remembered(tools, remember) or await _tried(tools, remember)
+    accel, why = _remembered(tools, remember) or await _tried(tools, remember, deadline_s)
     if setting == "kvm" and accel is not Accel.KVM:
         raise MachineError(f"machine.accel demands KVM, which this machine cannot use: {why}")
     return accel, why
@@ -126,8 +128,8 @@ def _remembered(tools: Tools, remember: Path | None) -> tuple[Accel, str] | None
         return None  # never tried, or not in a form that we know: try
 
 
-async def _tried(tools: Tools, remember: Path | None) -> tuple[Accel, str]:
-    accel, why = await usable_accel(tools.root, tools.vmlinux)
+async def _tried(tools: Tools, remember: Path | None, deadline_s: float) -> tuple[Accel, str]:
+    accel, why = await usable_accel(tools.root, tools.vmlinux, deadline_s)
     if remember is not None:
         answer = {**_facts(tools), "accel": accel.value, "why": why}
         await asyncio.to_thread(files.replace_durably, remember, json.dumps(answer).encode())

@@ -69,32 +69,33 @@ async def make_tar(
     hooks: Sequence[str] = (),
     final_hooks: Sequence[str] = (),
     progress: Progress,
+    suite: str = SUITE,
     etc_apt: Path = hostconf.ETC_APT,
     lists: Path = hostconf.APT_LISTS,
 ) -> None:
-    """Make a file system of suite SUITE in `out` (a tar). `hooks` and `final_hooks` are shell lines with the tree
+    """Make a file system of `suite` in `out` (a tar). `hooks` and `final_hooks` are shell lines with the tree
     as `$1`; apt still works in the former, and only the latter come after everything of this machine is out of it.
 
     `work` is an empty `workplace`. Raises MachineError naming what this machine lacks:
     mmdebstrap, user namespaces for an ordinary user, or the suite.
     """
-    sources = hostconf.debian_sources(SUITE, etc_apt, lists)
+    sources = hostconf.debian_sources(suite, etc_apt, lists)
     (work / "host.sources").write_text("\n".join(source.deb822() for source in sources))
     (work / "host.conf").write_text(await hostconf.apt_options(etc_apt))
-    argv = _argv(out, work, variant, include, (*hooks, _FORGET_THE_MACHINE, *final_hooks))
+    argv = _argv(out, work, suite, variant, include, (*hooks, _FORGET_THE_MACHINE, *final_hooks))
     try:
         await run_ok(argv, env=_environment(work), deadline_s=DEADLINE_S, on_line=_reporter(progress))
     except CommandFailed as err:
         raise explained(err) from err
 
 
-def _argv(out: Path, work: Path, variant: str, include: Sequence[str], hooks: Sequence[str]) -> list[str]:
+def _argv(out: Path, work: Path, suite: str, variant: str, include: Sequence[str], hooks: Sequence[str]) -> list[str]:
     mode = "root" if os.geteuid() == 0 else "unshare"
     argv = ["mmdebstrap", f"--mode={mode}", f"--variant={variant}", f"--include={','.join(include)}", "--format=tar"]
     argv += [f"--aptopt={work / 'host.conf'}", '--aptopt=Apt::Install-Recommends "false"']
     argv += [f"--dpkgopt={line}" for line in _TRIM]
     argv += [f"--customize-hook={hook}" for hook in hooks]
-    return [*argv, SUITE, str(out), str(work / "host.sources")]
+    return [*argv, suite, str(out), str(work / "host.sources")]
 
 
 def _environment(work: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import pytest
 from rekindle.core.errors import MachineError, SnapshotMismatch
 from rekindle.driver.base import ExitKind, Handle
 from tests.driver.lab import MARKER, Guest, Lab
+from tests.waiting import SLOWNESS
 
 MIB = 1024**2
 
@@ -28,7 +29,7 @@ async def killing_twice_is_killing_once(lab: Lab) -> None:
 async def waiting_after_the_end_answers(lab: Lab) -> None:
     vm = await lab.restore(lab.spec())
     await lab.driver.kill(vm)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * SLOWNESS):
         assert (await lab.driver.wait(vm)).kind is ExitKind.DIED
 
 
@@ -186,7 +187,7 @@ async def an_end_says_why(lab: Lab) -> None:
     for command, kind in kinds.items():
         async with lab.running(lab.spec()) as (vm, guest):
             await guest.tell(command)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(30 * SLOWNESS):
                 assert (await lab.driver.wait(vm)).kind is kind, command
 
 
@@ -220,7 +221,7 @@ async def _ended(vm: Handle) -> None:
     ready = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ready.set)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * SLOWNESS):
             await ready.wait()
     finally:
         asyncio.get_running_loop().remove_reader(pidfd)

@@ -15,14 +15,16 @@ from pathlib import Path
 from types import TracebackType
 
 from rekindle import unixsock
-from rekindle.driver.base import Accel, Driver, Handle, Kernel, MachineSpec
+from rekindle.driver.base import Driver, Handle, Kernel, MachineSpec
 from rekindle.driver.probe import tree_program
 from rekindle.image.toolbox import Toolbox
+from tests.accel import ACCEL
+from tests.waiting import SLOWNESS
 
 MARKER = "this is the root disk"
 MEMORY_MIB = 192
 DISK_BYTES = 2 * 1024**3
-ANSWER_S = 60.0
+ANSWER_S = 60.0 * SLOWNESS
 _ids = itertools.count(1)
 
 
@@ -91,7 +93,7 @@ class Lab:
             tools=self.tools,
             memory_mib=MEMORY_MIB,
             vcpus=1,
-            accel=Accel.TCG,
+            accel=ACCEL,
             uid=self.uid,
             kernel=self.kernel if boot else None,
             disk_bytes=DISK_BYTES,

@@ -11,15 +11,19 @@ import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from rekindle.core.errors import MachineError, SnapshotMismatch
 from rekindle.driver import jail, layers, manifest, pagemap
+from rekindle.driver.base import Accel
 from rekindle.driver.qemu import QemuDriver
+from tests.accel import ACCEL
 from tests.driver import conformance
 from tests.driver.conftest import fresh
 from tests.driver.lab import MEMORY_MIB, Lab
+from tests.waiting import SLOWNESS
 
 MIB = 1024**2
 
@@ -46,6 +50,13 @@ async def test_a_fresh_clone_shares_the_images_memory(lab: Lab) -> None:
 def _anonymous_bytes(pid: int) -> int:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Anonymous:"))
+
+
+async def test_the_accelerator_that_was_asked_for_is_the_one_that_runs(lab: Lab) -> None:
+    vm = await lab.restore(lab.spec())
+    link = await cast(QemuDriver, lab.driver)._link(vm)
+    assert (await link.ask("query-kvm"))["enabled"] is (ACCEL is Accel.KVM)
+    assert manifest.read(lab.baked).binding.accel == ACCEL.value
 
 
 async def test_a_suspend_costs_what_the_vm_changed(lab: Lab) -> None:
@@ -219,8 +230,9 @@ async def test_garbage_as_state_is_refused_and_leaves_nothing(slept: tuple[Lab, 
     assert not list((spec.home / "run").iterdir())
 
 
+OTHER_ACCEL = next(one.value for one in Accel if one is not ACCEL)
 OTHERS: dict[str, object] = {
-    "qemu": "7.2.0", "tools": "another", "memory_mib": 1024, "vcpus": 2, "accel": "kvm", "cpu": "host",
+    "qemu": "7.2.0", "tools": "another", "memory_mib": 1024, "vcpus": 2, "accel": OTHER_ACCEL, "cpu": "host",
     "machine": "q35", "tsc_khz": 1, "base": "0" * 64, "format": 2,
 }  # fmt: skip
 
@@ -294,7 +306,7 @@ async def test_a_vmm_that_cannot_start_says_why(lab: Lab) -> None:
     assert spec.kernel is not None
     broken = lab.folder / "not-a-kernel"
     broken.write_text("not a kernel")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * SLOWNESS):
         with pytest.raises(MachineError, match=r"QEMU said: .*kernel"):
             await lab.driver.boot(replace(spec, kernel=replace(spec.kernel, vmlinux=broken)))
     assert not list((spec.home / "run").iterdir())

@@ -19,7 +19,8 @@ import boto3
 import httpx
 from botocore.config import Config as BotoConfig
 
-from tests.waiting import until
+from tests.accel import LAYERS, SETTING
+from tests.waiting import SLOWNESS, until
 
 REKINDLE = Path(sys.executable).with_name("rekindle")
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +29,10 @@ listen = "127.0.0.1:0"
 {top}
 [build]
 {build}
+[machine]
+accel = "{accel}"
+probe_s = {probe_s}
+{machine}
 [memory]
 extra_sizes_mib = [128, 256]
 [artifacts]
@@ -51,9 +56,17 @@ class Cloud:
     clients: list[Any] = field(default_factory=list)
 
     def configure(self, **settings: str) -> None:
-        """TOML text for the places `top`, `build`, `rest`; used at the next start."""
+        """TOML text for the places `top`, `build`, `machine`, `rest`; used at the next start."""
         self.settings = settings
-        values = {"top": "", "build": 'trust = "operator"', "rest": ""} | settings
+        defaults = {
+            "top": "",
+            "build": 'trust = "operator"',
+            "machine": "",
+            "rest": "",
+            "accel": SETTING,
+            "probe_s": str(int(10 * SLOWNESS)),
+        }
+        values = defaults | settings
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         text = SETTINGS.format(first_port=self.first_port, last_port=self.first_port + 499, **values)
         (self.state / "rekindle.toml").write_text(text)
@@ -89,7 +102,7 @@ class Cloud:
     def _end(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=30 * SLOWNESS)
         self.process = None
 
     def down(self) -> None:
@@ -98,7 +111,7 @@ class Cloud:
             self.start()
         assert self.process is not None
         self.cli("down")
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=60 * SLOWNESS)
         self.process = None
 
     def cli(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -108,7 +121,7 @@ class Cloud:
             env=env,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * SLOWNESS,
             check=False,
         )
         if check and done.returncode != 0:
@@ -144,7 +157,7 @@ class Cloud:
             region_name=env["AWS_REGION"],
             aws_access_key_id=keys.get("key_id", env["AWS_ACCESS_KEY_ID"]),
             aws_secret_access_key=keys.get("secret", env["AWS_SECRET_ACCESS_KEY"]),
-            config=BotoConfig(proxies={}, retries={"total_max_attempts": attempts}, read_timeout=60),
+            config=BotoConfig(proxies={}, retries={"total_max_attempts": attempts}, read_timeout=60 * SLOWNESS),
         )
         self.clients.append(client)
         return client
@@ -153,6 +166,18 @@ class Cloud:
         """Connections that boto3 keeps open are no leak of the service."""
         while self.clients:
             self.clients.pop().close()
+
+    def lend_layers(self) -> None:
+        """Before the first start: the first account has built the example already, where such layers are at hand."""
+        if LAYERS is not None:
+            storage = self.state / "accounts/000000000000"
+            storage.parent.mkdir(mode=0o700, parents=True)
+            subprocess.run(["cp", "-a", LAYERS, storage], check=True)
+
+    def accel(self) -> str:
+        """What the service says that its VMs run under."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/operator.sock"))) as operator:
+            return str(operator.get("http://operator/v1/status").json()["accel"])
 
     def relay_pid(self) -> int:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/relay.sock"))) as relay:
@@ -225,7 +250,11 @@ class Vm:
             self.headers = self.token()
         tls = ssl.create_default_context(cafile=self.cloud.env()["REKINDLE_CA"])
         return httpx.Client(
-            base_url=f"https://{self.endpoint}", verify=tls, headers=self.headers | headers, timeout=60, trust_env=False
+            base_url=f"https://{self.endpoint}",
+            verify=tls,
+            headers=self.headers | headers,
+            timeout=60 * SLOWNESS,
+            trust_env=False,
         )
 
     def get(self, path: str = "/state") -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from rekindle.image import buildnet
 from tests import leaks
+from tests.accel import DEMANDED
 from tests.e2e.cloud import HOOKS, Cloud, Vm, interpreter_files
 from tests.waiting import until
 
@@ -27,7 +28,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, tools_dir: Path) -> Iterator
     before = leaks.snapshot(state, allowed=[*leaks.ALLOWED, "images", "serve.log"])
     cloud = Cloud(state, tools_dir)
     try:
+        cloud.lend_layers()
         cloud.start()
+        assert DEMANDED is None or cloud.accel() == DEMANDED.value
         yield cloud
     finally:
         cloud.down()

@@ -20,7 +20,7 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def unseeded(cloud: Cloud) -> Iterator[None]:
     """A service that leaves the guests' generators as they were frozen."""
-    cloud.configure(rest="[machine]\nseed_after_restore = false")
+    cloud.configure(machine="seed_after_restore = false")
     cloud.stop()
     cloud.start()
     yield

@@ -154,6 +154,10 @@ func command(name string, args []string) (string, error) {
 		return write(args[0], args[1])
 	case name == "verify" && len(args) == 1:
 		return verify(args[0])
+	case name == "churn" && len(args) == 1:
+		return churn(args[0])
+	case name == "churned":
+		return churned()
 	case name == "df":
 		var stat syscall.Statfs_t
 		err := syscall.Statfs("/disk", &stat)

@@ -1,0 +1,107 @@
+"""The outer machine: QEMU in software emulation with AMD's SVM and nested paging, four disks, no network.
+
+What runs inside speaks through a port of its own, shown as it comes; the kernel's console goes to a file.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from rekindle.driver.probe import tree_program
+from scripts.kvm import say
+
+MEMORY_MIB = 4096
+RESULTS_MIB = 256
+END = "nested: end "  #: the last line from inside, with the exit status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    toolbox: Path  #: whose QEMU runs it
+    system: Path  #: the folder of `disks.system`
+    library: Path
+    checkout: Path
+    scratch: Path  #: overlays, console, results; the caller's to remove
+
+    def run(self, within_s: float) -> int:
+        """Run to its end and unpack the results into `scratch/results`; the exit status from inside.
+
+        Raises SystemExit when the machine ended without saying one, or did not end in time.
+        """
+        results = self.scratch / "results.tar"
+        with results.open("wb") as file:
+            file.truncate(RESULTS_MIB << 20)
+        status = self._watched(within_s)
+        if status is None:
+            last = self._console()[-2000:]
+            raise SystemExit(f"the nested machine ended without a result (console: {self.scratch}/console)\n{last}")
+        with tarfile.open(results) as tar:
+            tar.extractall(self.scratch / "results", filter="data")
+        return status
+
+    def _watched(self, within_s: float) -> int | None:
+        """Show what it says until it ends; the status that it said."""
+        vmm = subprocess.Popen(
+            self._line(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr,
+            env={"TMPDIR": str(self.scratch), "PATH": "/usr/bin:/bin"},
+        )
+        late = threading.Timer(within_s, vmm.send_signal, [signal.SIGKILL])
+        late.start()
+        status = None
+        try:
+            for raw in cast(IO[bytes], vmm.stdout):
+                line = raw.decode(errors="replace").rstrip("\r\n")
+                if line.startswith(END):
+                    status = int(line.removeprefix(END))
+                else:
+                    say(line)
+            vmm.wait()
+        finally:
+            late.cancel()
+            vmm.kill()
+            vmm.wait()
+        if status is None and vmm.returncode == -signal.SIGKILL:
+            raise SystemExit(f"the nested machine was not done after {within_s:.0f} s and was ended")
+        return status
+
+    def _console(self) -> str:
+        return (self.scratch / "console").read_text(errors="replace")
+
+    def _line(self) -> list[str]:
+        share = self.toolbox / "usr/share"
+        words = "console=ttyS0 root=/dev/vda rw init=/sbin/nested-init quiet panic=-1 reboot=t mitigations=off"
+        return [
+            *tree_program(self.toolbox, "qemu-system-x86_64"),
+            "-L", str(share / "qemu"), "-L", str(share / "seabios"),
+            "-M", "q35,accel=tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "2", "-m", f"{MEMORY_MIB}M",
+            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+            "-serial", f"file:{self.scratch / 'console'}",
+            "-device", "virtio-serial-pci", "-chardev", "stdio,id=said,signal=off",
+            "-device", "virtserialport,chardev=said,nr=1,name=said",
+            *_drive("system", self.system / "disk", "raw", throwaway=True),
+            *_drive("library", self.library, "raw", throwaway=True),
+            *_drive("checkout", self.checkout, "raw"),
+            *_drive("results", self.scratch / "results.tar", "raw"),
+            "-kernel", str(self.system / "vmlinuz"), "-initrd", str(self.system / "initrd.img"), "-append", words,
+        ]  # fmt: skip
+
+
+def _drive(name: str, file: Path, kind: str, *, throwaway: bool = False) -> list[str]:
+    """`throwaway`: what is written goes to a file that vanishes with the machine."""
+    options = f"id={name},file={file},format={kind},if=none,cache=unsafe,discard=unmap"
+    return [
+        "-drive",
+        options + (",snapshot=on" if throwaway else ""),
+        "-device",
+        f"virtio-blk-pci,drive={name},serial={name}",
+    ]
