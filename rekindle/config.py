@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from rekindle.core import quiet
 from rekindle.core.errors import Invalid
 from rekindle.core.quota import Ceilings, Room
 
@@ -114,6 +115,17 @@ class Ingress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Quiet:
+    """Requests that neither keep a microVM awake nor wake it ([quiet.md](quiet.md)).
+
+    Without a rule every request does both, as on AWS.
+    """
+
+    sets: tuple[str, ...] = ()  #: shipped rules: jupyterlab
+    rules: tuple[str, ...] = ()  #: your own, looked at first: "ignore GET /healthz", "park /live/*"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Egress:
     """The way out of a guest; the policy is public addresses only."""
 
@@ -157,6 +169,7 @@ class Config:
     memory: Memory = field(default_factory=Memory)
     quotas: Quotas = field(default_factory=Quotas)
     ingress: Ingress = field(default_factory=Ingress)
+    quiet: Quiet = field(default_factory=Quiet)
     egress: Egress = field(default_factory=Egress)
     artifacts: Artifacts = field(default_factory=Artifacts)
     iam: Iam = field(default_factory=Iam)
@@ -238,6 +251,7 @@ def _check(config: Config) -> None:
     for rule, kept in (rules | _quota_rules(config.quotas)).items():
         if not kept:
             raise Invalid(rule)
+    quiet.rules(config.quiet.rules, config.quiet.sets)
 
 
 def _quota_rules(quotas: Quotas) -> dict[str, bool]:

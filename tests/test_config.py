@@ -30,6 +30,8 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("[ingress]\nfirst_port = 9000\nlast_port = 8000", "ingress.first_port"),
         ("[ingress]\nlast_port = 70000", "ingress.last_port"),
         ("[ingress]\nhold_s = 0", "ingress.hold_s"),
+        ('[quiet]\nsets = ["jupyter"]', "quiet.sets: 'jupyter' is none of: jupyterlab"),
+        ('[quiet]\nrules = ["hide GET /"]', "quiet rule 'hide GET /'"),
         ("[memory]\npeak_factor = 0", "memory.peak_factor"),
         ("[memory]\nmib_per_vcpu = 0", "memory.mib_per_vcpu"),
         ("[memory]\novercommit = 0", "memory.overcommit"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rekindle.config import Config
-from rekindle.core import connectors
+from rekindle.core import connectors, quiet
 from rekindle.core.image import Hooks
 from rekindle.core.microvm import MicroVM
 from rekindle.driver.base import Accel, Driver, MachineSpec
@@ -61,6 +61,7 @@ def spec_of(host: Host, vm: MicroVM, *, folder: str, tools: Toolbox) -> MachineS
 def route_of(host: Host, vm: MicroVM, state: str) -> dict[str, object]:
     """The relay's route (docs/contracts.md §4)."""
     home = host.layout.home(vm.id)
+    rules = quiet.rules(host.config.quiet.rules, host.config.quiet.sets)
     return {
         "generation": vm.generation,
         "state": state,
@@ -72,7 +73,7 @@ def route_of(host: Host, vm: MicroVM, state: str) -> dict[str, object]:
         "out": str(home / "run/out"),
         "egress": connectors.way_out(vm.egress, host.config.egress.vpc),
         "ingress": connectors.lets_app_traffic_in(vm.ingress),
-    }
+    } | ({"quiet": [rule.wire() for rule in rules]} if rules else {})
 
 
 def endpoint_of(vm: MicroVM) -> str:

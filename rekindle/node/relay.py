@@ -93,6 +93,10 @@ class Relay:
     async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
         """Raises NoCapacity when the endpoint port is taken by somebody else."""
         response = await self._send("PUT", f"/vms/{vm_id}", route)
+        if "quiet" in route and _does_not_know(response, "quiet"):
+            LOG.warning("the relay is an older one: it does not know quiet traffic, and every request counts")
+            rest = {name: value for name, value in route.items() if name != "quiet"}
+            response = await self._send("PUT", f"/vms/{vm_id}", rest)
         if response.status_code == httpx.codes.CONFLICT:
             raise NoCapacity(f"Endpoint port {route['endpoint_port']} of {vm_id} is in use on this machine")
         _checked(response)
@@ -199,6 +203,12 @@ def relay_config(
         "hold_s": hold_s,
         "egress": {"public_test_addresses": list(public_test_addresses), "resolvers": list(resolvers)},
     }
+
+
+def _does_not_know(response: httpx.Response, member: str) -> bool:
+    """Whether a relay of an earlier version refused this member of a body."""
+    refused: bool = response.status_code == httpx.codes.BAD_REQUEST
+    return refused and f'unknown field "{member}"' in str(response.json().get("error"))
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

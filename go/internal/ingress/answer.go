@@ -20,6 +20,8 @@ const (
 	headerForceH2   = headerPrefix + "Force-H2"
 	headerError     = headerPrefix + "Error"
 	headerRequestID = "X-Amzn-Requestid"
+
+	retryAfterS = "30" // what a quiet request is told while its VM sleeps
 )
 
 // answer is what a client gets instead of the app's answer (spec §2.4).
@@ -27,18 +29,19 @@ type answer struct {
 	status int
 	body   string
 	code   string // x-aws-proxy-error; "" leaves it out
+	later  bool   // says when to ask again
 }
 
 var (
-	missingAuth     = &answer{http.StatusForbidden, "Request missing authentication", "UNAUTHORIZED"}
-	failedAuth      = &answer{http.StatusForbidden, "Token authentication failed", "UNAUTHORIZED"}
-	portDenied      = &answer{http.StatusForbidden, "Access to port denied", ""}
-	badPort         = &answer{http.StatusBadRequest, "", ""}
-	tooMany         = &answer{http.StatusTooManyRequests, "", ""}
-	appUnreachable  = &answer{http.StatusBadGateway, "", "APP_CONNECT_FAILED"}
-	vmUnreachable   = &answer{http.StatusBadGateway, "", "MICROVM_CONNECT_FAILED"}
-	notForwarded    = &answer{http.StatusBadGateway, "", ""} // suspended for good, not ready in time, not for apps, no HTTP from the app
-	internalFailure = &answer{http.StatusInternalServerError, "", ""}
+	missingAuth     = &answer{status: http.StatusForbidden, body: "Request missing authentication", code: "UNAUTHORIZED"}
+	failedAuth      = &answer{status: http.StatusForbidden, body: "Token authentication failed", code: "UNAUTHORIZED"}
+	portDenied      = &answer{status: http.StatusForbidden, body: "Access to port denied"}
+	badPort         = &answer{status: http.StatusBadRequest}
+	tooMany         = &answer{status: http.StatusTooManyRequests}
+	appUnreachable  = &answer{status: http.StatusBadGateway, code: "APP_CONNECT_FAILED"}
+	vmUnreachable   = &answer{status: http.StatusBadGateway, code: "MICROVM_CONNECT_FAILED"}
+	notForwarded    = &answer{status: http.StatusBadGateway} // suspended for good, not ready in time, not for apps, no HTTP from the app
+	internalFailure = &answer{status: http.StatusInternalServerError}
 )
 
 func (a *answer) write(w http.ResponseWriter, requestID string) {
@@ -53,14 +56,24 @@ func (a *answer) write(w http.ResponseWriter, requestID string) {
 	if a.code != "" {
 		header.Set(headerError, a.code)
 	}
+	if a.later {
+		header.Set("Retry-After", retryAfterS)
+	}
 	w.WriteHeader(a.status)
 	w.Write([]byte(a.body)) // fails when the client is gone
 }
 
+// asleep is what a quiet request hears while its VM sleeps (docs/quiet.md).
+func asleep(status int) *answer {
+	return &answer{status: status, body: "The microVM is suspended, and this request does not wake it", later: true}
+}
+
 // answerFor tells what a client hears of a failure before the app has answered.
-func answerFor(err error) *answer {
+func (e *exchange) answerFor(err error) *answer {
 	var refused *tunnel.Refused
 	switch {
+	case errors.Is(err, vm.ErrQuiet):
+		return asleep(e.rule.Status)
 	case errors.Is(err, vm.ErrGone):
 		return vmUnreachable
 	case errors.Is(err, vm.ErrCrowded):

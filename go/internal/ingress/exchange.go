@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rekindle/internal/quiet"
 	"rekindle/internal/vm"
 )
 
@@ -28,12 +29,23 @@ type exchange struct {
 	id    string
 	known credentials
 	hold  time.Duration
+	rule  *quiet.Rule // nil: the request is activity
 	sent  atomic.Bool // something of the request may have reached the app
 	body  *requestBody
 }
 
 // repeatable tells whether the app cannot have seen anything of the request.
 func (e *exchange) repeatable() bool { return !e.sent.Load() && !e.body.used.Load() }
+
+// quiet tells whether the request must not wake its VM.
+func (e *exchange) quiet() bool { return e.rule != nil && e.rule.Effect == quiet.Ignore }
+
+// touch notes activity: something of this exchange has passed.
+func (e *exchange) touch() {
+	if e.rule == nil {
+		e.vm.Meter.Touch()
+	}
+}
 
 func (e *exchange) run() {
 	if e.in.ProtoMajor == 1 {
@@ -45,11 +57,12 @@ func (e *exchange) run() {
 	response, err := e.forward()
 	if err != nil {
 		if e.in.Context().Err() == nil {
-			answerFor(err).write(e.w, e.id)
+			e.answerFor(err).write(e.w, e.id)
 		}
 		return
 	}
 	defer response.Body.Close()
+	e.touch()
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		e.switchProtocols(response)
 		return
@@ -59,9 +72,9 @@ func (e *exchange) run() {
 
 // send sends the request over a session. It can be repeated while e.repeatable.
 func (e *exchange) send(session *vm.Session) (*http.Response, error) {
-	early := &earlyResponses{to: e.w}
+	early := &earlyResponses{to: e.w, touch: e.touch}
 	defer early.stop()
-	trace := &httptrace.ClientTrace{Got1xxResponse: early.pass, WroteHeaders: func() { e.sent.Store(true) }}
+	trace := &httptrace.ClientTrace{Got1xxResponse: early.pass, WroteHeaders: e.wroteHeaders}
 	if e.in.Header.Get("Expect") != "" {
 		trace.GotFirstResponseByte, trace.Got100Continue = e.body.withhold, e.body.release
 	}
@@ -70,6 +83,11 @@ func (e *exchange) send(session *vm.Session) (*http.Response, error) {
 		return session.AppH2C().RoundTrip(request)
 	}
 	return session.App().RoundTrip(request)
+}
+
+func (e *exchange) wroteHeaders() {
+	e.sent.Store(true)
+	e.touch()
 }
 
 func (e *exchange) outgoing(ctx context.Context) *http.Request {
@@ -113,6 +131,7 @@ func appURL(in *http.Request, port int) *url.URL {
 // itself, after the handler.
 type requestBody struct {
 	body     io.Reader
+	touch    func() // called when something of it has come
 	used     atomic.Bool
 	withheld atomic.Bool
 	released chan struct{}   // closed when the app asks for the body after all
@@ -138,7 +157,11 @@ func (b *requestBody) Read(data []byte) (int, error) {
 		}
 	}
 	b.used.Store(true)
-	return b.body.Read(data)
+	n, err := b.body.Read(data)
+	if n > 0 {
+		b.touch()
+	}
+	return n, err
 }
 
 func (b *requestBody) Close() error { return nil }
@@ -152,9 +175,10 @@ func (b *requestBody) again() (io.ReadCloser, error) {
 
 // earlyResponses passes the app's 1xx answers on while the request is under way. The transport calls it from a goroutine of its own.
 type earlyResponses struct {
-	mu   sync.Mutex
-	to   http.ResponseWriter
-	over bool
+	mu    sync.Mutex
+	to    http.ResponseWriter
+	touch func()
+	over  bool
 }
 
 func (e *earlyResponses) pass(code int, header textproto.MIMEHeader) error {
@@ -164,6 +188,7 @@ func (e *earlyResponses) pass(code int, header textproto.MIMEHeader) error {
 	if e.over || code == http.StatusContinue {
 		return nil
 	}
+	e.touch()
 	maps.Copy(e.to.Header(), http.Header(header))
 	e.to.WriteHeader(code)
 	clear(e.to.Header())
@@ -202,7 +227,7 @@ func (e *exchange) reply(response *http.Response) {
 	if !waits {
 		flusher.Flush() // its error comes back with the first write
 	}
-	if err := copyFlushing(e.w, flusher, body); err != nil {
+	if err := copyFlushing(e.w, flusher, body, e.touch); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	e.writeTrailers(response.Trailer, announced)
@@ -222,13 +247,14 @@ func (e *exchange) writeTrailers(trailers http.Header, announced int) {
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
-// copyFlushing copies until the end of from, and sends on at once whatever has come.
-func copyFlushing(to io.Writer, flusher *http.ResponseController, from io.Reader) error {
+// copyFlushing copies until the end of from, and sends on at once whatever has come; touch is called with each piece.
+func copyFlushing(to io.Writer, flusher *http.ResponseController, from io.Reader, touch func()) error {
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
 	for {
 		n, err := from.Read(*buffer)
 		if n > 0 {
+			touch()
 			if _, err := to.Write((*buffer)[:n]); err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rekindle/internal/quiet"
 	"rekindle/internal/token"
 	"rekindle/internal/tunnel"
 	"rekindle/internal/vm"
@@ -47,14 +48,18 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 		notForwarded.write(w, requestID) // this is no proxy for other hosts
 		return
 	}
-	target.Meter.Touch()
+	rule := target.Route().Quiet.Find(r, isWebSocket(r.Header))
+	if rule != nil && rule.Effect == quiet.Park {
+		rule = nil // like any other WebSocket, until it can outlive sleep
+	}
+	e := &exchange{w: w, in: r, vm: target, port: port, id: requestID, known: known, hold: settings.Hold, rule: rule}
+	e.touch()
 	defer target.Meter.Open.Add(-1)
 	if target.Meter.Open.Add(1) > maxOpen {
 		tooMany.write(w, requestID)
 		return
 	}
-	body := &requestBody{body: r.Body, released: make(chan struct{}), over: r.Context().Done()}
-	e := &exchange{w: w, in: r, vm: target, port: port, id: requestID, known: known, hold: settings.Hold, body: body}
+	e.body = &requestBody{body: r.Body, touch: e.touch, released: make(chan struct{}), over: r.Context().Done()}
 	e.run()
 }
 
@@ -77,7 +82,7 @@ func recoverAs500(w http.ResponseWriter, requestID string) {
 func (e *exchange) forward() (*http.Response, error) {
 	deadline := time.Now().Add(e.hold)
 	for {
-		session, err := e.vm.AwaitRunning(e.in.Context(), time.Until(deadline))
+		session, err := e.vm.AwaitRunning(e.in.Context(), time.Until(deadline), !e.quiet())
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +90,13 @@ func (e *exchange) forward() (*http.Response, error) {
 		if err == nil {
 			return response, nil
 		}
-		if !e.repeatable() || !endedWith(session, err) {
+		if !endedWith(session, err) {
+			return nil, err
+		}
+		if e.quiet() {
+			return nil, vm.ErrQuiet // the VM goes to sleep: nobody need know how far it came
+		}
+		if !e.repeatable() {
 			return nil, err
 		}
 	}

@@ -40,7 +40,7 @@ func (e *exchange) switchProtocols(response *http.Response) {
 		return // the client is gone
 	}
 	// net/http has read nothing ahead but what is in this buffer
-	join(client{conn.(*tls.Conn), buffered.Reader}, app)
+	join(client{conn.(*tls.Conn), buffered.Reader}, app, e.touch)
 }
 
 // selectSubprotocol gives a browser the answer it needs: it fails a handshake in which none of its offers was chosen.
@@ -57,16 +57,17 @@ type client struct {
 
 func (c client) Read(data []byte) (int, error) { return c.buffered.Read(data) }
 
-// join copies both ways until both directions have ended. An orderly end of one is passed on as a half-close; a failure ends both.
-func join(c client, app duplex) {
+// join copies both ways until both directions have ended; touch is called with each piece. An orderly end of one is passed on as a
+// half-close; a failure ends both.
+func join(c client, app duplex, touch func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if _, err := copyThrough(app, c); err != nil || app.CloseWrite() != nil {
+		if _, err := copyThrough(app, c, touch); err != nil || app.CloseWrite() != nil {
 			app.Close()
 		}
 	}()
-	if _, err := copyThrough(c, app); err != nil || c.CloseWrite() != nil {
+	if _, err := copyThrough(c, app, touch); err != nil || c.CloseWrite() != nil {
 		c.Conn.Close()
 	}
 	c.SetReadDeadline(time.Now().Add(lingerTimeout)) // fails only on a closed connection
@@ -74,8 +75,22 @@ func join(c client, app duplex) {
 	app.Close()
 }
 
-func copyThrough(to io.Writer, from io.Reader) (int64, error) {
+func copyThrough(to io.Writer, from io.Reader, touch func()) (int64, error) {
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
-	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, *buffer)
+	return io.CopyBuffer(struct{ io.Writer }{to}, touching{from, touch}, *buffer)
+}
+
+// touching calls touch with every piece that is read.
+type touching struct {
+	from  io.Reader
+	touch func()
+}
+
+func (t touching) Read(data []byte) (int, error) {
+	n, err := t.from.Read(data)
+	if n > 0 {
+		t.touch()
+	}
+	return n, err
 }

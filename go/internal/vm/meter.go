@@ -9,7 +9,7 @@ import (
 
 // Meter counts what passes between a VM and the world. All of it is monotonic but Open.
 type Meter struct {
-	LastByteMS atomic.Int64 // wall clock of the last byte either way over the endpoint; 0 before the first
+	LastByteMS atomic.Int64 // wall clock of the last byte either way over the endpoint that is activity; 0 before the first
 	BytesIn    atomic.Int64 // from clients to the app
 	BytesOut   atomic.Int64 // from the app to clients
 	Open       atomic.Int64 // authenticated requests under way
@@ -20,7 +20,7 @@ type Meter struct {
 // Touch notes activity over the endpoint.
 func (m *Meter) Touch() { m.LastByteMS.Store(time.Now().UnixMilli()) }
 
-// meteredConn counts what an app and its clients say to each other.
+// meteredConn counts what an app and its clients say to each other. Whether that is activity is for who forwards it to say.
 type meteredConn struct {
 	*tunnel.Conn
 	meter *Meter
@@ -41,6 +41,5 @@ func (c *meteredConn) Write(data []byte) (int, error) {
 func (c *meteredConn) count(total *atomic.Int64, n int) {
 	if n > 0 {
 		total.Add(int64(n))
-		c.meter.Touch()
 	}
 }

@@ -4,6 +4,8 @@ package vm
 import (
 	"fmt"
 	"path/filepath"
+
+	"rekindle/internal/quiet"
 )
 
 // State says what happens to requests (docs/contracts.md §4).
@@ -24,16 +26,17 @@ const (
 
 // Route is what serve says about a VM. It is a value: a new one replaces the old as a whole.
 type Route struct {
-	Generation   int64  `json:"generation"`
-	State        State  `json:"state"`
-	EndpointPort int    `json:"endpoint_port"` // 0: no endpoint, for guests that are baked
-	EndpointHost string `json:"endpoint_host"`
-	DefaultPort  int    `json:"default_port"`
-	AutoResume   bool   `json:"auto_resume"`
-	In           string `json:"in"`
-	Out          string `json:"out"`
-	Egress       string `json:"egress"`
-	Ingress      bool   `json:"ingress"`
+	Generation   int64       `json:"generation"`
+	State        State       `json:"state"`
+	EndpointPort int         `json:"endpoint_port"` // 0: no endpoint, for guests that are baked
+	EndpointHost string      `json:"endpoint_host"`
+	DefaultPort  int         `json:"default_port"`
+	AutoResume   bool        `json:"auto_resume"`
+	In           string      `json:"in"`
+	Out          string      `json:"out"`
+	Egress       string      `json:"egress"`
+	Ingress      bool        `json:"ingress"`
+	Quiet        quiet.Rules `json:"quiet"`
 }
 
 // Check returns what is wrong with a route, by field and rule.
@@ -53,7 +56,7 @@ func (r *Route) Check() error {
 	case r.Egress == EgressInternet && !filepath.IsAbs(r.Out):
 		return fmt.Errorf("out must be an absolute path, not %q", r.Out)
 	}
-	return nil
+	return r.Quiet.Check()
 }
 
 // Check returns an error for a state that does not exist.

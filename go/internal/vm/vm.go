@@ -18,6 +18,7 @@ var (
 	ErrTooLong  = errors.New("the microVM was not ready in time")
 	ErrCrowded  = errors.New("too many requests wait for the microVM")
 	ErrNotReady = errors.New("no guest channel")
+	ErrQuiet    = errors.New("the microVM is suspended, and this request does not wake it")
 )
 
 const (
@@ -195,10 +196,10 @@ func (v *VM) AwaitReady(ctx context.Context) error {
 	return err
 }
 
-// AwaitRunning returns the session when the VM's state lets requests through, waking it if it sleeps. It waits for `hold` at most.
-// Its errors are the Err values of this package, and ctx's.
-func (v *VM) AwaitRunning(ctx context.Context, hold time.Duration) (*Session, error) {
-	session, _, err := v.look()
+// AwaitRunning returns the session when the VM's state lets requests through. While it sleeps it is woken, or without `wake` that is
+// ErrQuiet. It waits for `hold` at most. Its errors are the Err values of this package, and ctx's.
+func (v *VM) AwaitRunning(ctx context.Context, hold time.Duration, wake bool) (*Session, error) {
+	session, _, err := v.look(wake)
 	if session != nil || err != nil {
 		return session, err
 	}
@@ -211,7 +212,7 @@ func (v *VM) AwaitRunning(ctx context.Context, hold time.Duration) (*Session, er
 	again := time.NewTicker(wakeEvery)
 	defer again.Stop()
 	for {
-		session, changed, err := v.look()
+		session, changed, err := v.look(wake)
 		if session != nil || err != nil {
 			return session, err
 		}
@@ -226,8 +227,28 @@ func (v *VM) AwaitRunning(ctx context.Context, hold time.Duration) (*Session, er
 	}
 }
 
+// AwaitAwake returns the session once the VM runs, without waking it and however long that takes. Its errors are ErrGone and ctx's.
+func (v *VM) AwaitAwake(ctx context.Context) (*Session, error) {
+	for {
+		v.mu.Lock()
+		state, session, changed := v.route.State, v.session, v.changed
+		v.mu.Unlock()
+		switch {
+		case state == Gone:
+			return nil, ErrGone
+		case state == Running && session != nil && !session.Over():
+			return session, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 // look returns the session of a running VM, an error that is final, or what to wait for.
-func (v *VM) look() (*Session, <-chan struct{}, error) {
+func (v *VM) look(wake bool) (*Session, <-chan struct{}, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch v.route.State {
@@ -236,6 +257,9 @@ func (v *VM) look() (*Session, <-chan struct{}, error) {
 	case Suspended:
 		if !v.route.AutoResume {
 			return nil, nil, ErrAsleep
+		}
+		if !wake {
+			return nil, nil, ErrQuiet
 		}
 		v.wake()
 	case Running:
