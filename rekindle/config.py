@@ -164,7 +164,7 @@ class Config:
     listen: str = "127.0.0.1:7070"
     account: str = "000000000000"
     region: str = "us-east-1"
-    terminated_kept_s: int = 86_400  #: how long a TERMINATED VM is still answered
+    terminated_kept_s: int = 86_400  #: how long a TERMINATED VM is still answered, and what is gone keeps its story
     build: Build = field(default_factory=Build)
     memory: Memory = field(default_factory=Memory)
     quotas: Quotas = field(default_factory=Quotas)

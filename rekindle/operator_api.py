@@ -28,11 +28,11 @@ from rekindle.image import toolbox
 from rekindle.jsonable import jsonable
 from rekindle.node.layout import Layout
 from rekindle.operator_accounts import Accounts, Renew
+from rekindle.operator_events import EVENTS_SHOWN, Events
 from rekindle.operator_images import Images, text
 from rekindle.rest import rest
 from rekindle.store.db import Store
 
-EVENTS_SHOWN = 50
 TERMINATED_SHOWN = 500
 #: The guest keeps its output in a ring and cannot call us: how often a follower looks.
 OUTPUT_EVERY_S = 0.5
@@ -89,6 +89,7 @@ def app(desk: Desk) -> Starlette:
             Route("/v1/doctor", _doctor),
             Route("/v1/tools", _tools),
             Route("/v1/down", _down, methods=["POST"]),
+            *Events(desk.store).routes(),
             *Images(desk.store, desk.layout, desk.operator.remove_image).routes(),
             *Accounts(desk.store, desk.config.account, desk.renew).routes(),
         ],

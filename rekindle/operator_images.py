@@ -16,9 +16,9 @@ from rekindle.core.errors import NotFound
 from rekindle.core.image import Version, VersionState
 from rekindle.jsonable import jsonable
 from rekindle.node.layout import Layout
+from rekindle.operator_events import EVENTS_SHOWN
 from rekindle.store.db import Store
 
-EVENTS_SHOWN = 50
 VERSIONS_SHOWN = 50
 _BUILDING = (VersionState.PENDING, VersionState.IN_PROGRESS)
 

@@ -38,11 +38,6 @@ async def own_microvm(store: Store, call: Parsed) -> MicroVM:
     return vm
 
 
-def asked_by(call: Parsed) -> str:
-    """Why something happened, for its story."""
-    return f"asked by access key {call.caller.key_id}"
-
-
 def digest(call: Parsed) -> str:
     """Equal for two requests that ask for the same, whatever their client tokens."""
     params = {name: value for name, value in call.params.items() if name.lower() != "clienttoken"}

@@ -34,6 +34,7 @@ async def create(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         client_token=params["ClientToken"],
         token_digest=names.digest(call),
         ceilings=tools.config.quotas.ceilings(),
+        by=call.caller.key_id,
     )
     tools.engine.kick()
     return _show(connector)
@@ -87,6 +88,7 @@ async def update(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         client_token=call.params.get("ClientToken"),
         token_digest=names.digest(call),
         ceilings=tools.config.quotas.ceilings(),
+        by=call.caller.key_id,
     )
     tools.engine.kick()
     versions = {} if connector.number == 1 else _qualified(connector, connector.number)
@@ -97,10 +99,10 @@ async def delete(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     """A version-qualified ARN takes that version away and nothing else."""
     connector, number = await _own(tools, call)
     if number is None:
-        connector = await tools.store.delete_connector(connector.arn)
+        connector = await tools.store.delete_connector(connector.arn, by=call.caller.key_id)
         tools.engine.kick()
         return _show(connector)
-    version = await tools.store.delete_connector_version(connector, number)
+    version = await tools.store.delete_connector_version(connector, number, by=call.caller.key_id)
     return _show_old(connector, version) | {"State": ConnectorState.DELETING.value}
 
 

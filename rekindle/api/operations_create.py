@@ -27,6 +27,7 @@ async def create_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         token_digest=names.digest(call),
         ceilings=tools.config.quotas.ceilings(),
         note=notes.of_image(call.params, tools.engine.managed()),
+        by=call.caller.key_id,
     )
     if made.id == image.id:  # not an earlier one with the same client token
         await connectors.tell(tools, image.arn, version.egress)

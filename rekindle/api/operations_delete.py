@@ -10,14 +10,14 @@ from rekindle.api.context import Parsed, Tools
 
 
 async def delete_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
-    image = await tools.store.delete_image(names.own_image_arn(call), why=names.asked_by(call))
+    image = await tools.store.delete_image(names.own_image_arn(call), by=call.caller.key_id)
     tools.engine.kick()
     return {"imageIdentifier": image.arn, "state": image.state.value}
 
 
 async def delete_version(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     version = await tools.store.delete_version(
-        names.own_image_arn(call), call.params["imageVersion"], why=names.asked_by(call)
+        names.own_image_arn(call), call.params["imageVersion"], by=call.caller.key_id
     )
     tools.engine.kick()
     return {

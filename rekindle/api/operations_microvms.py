@@ -35,6 +35,7 @@ async def run(tools: Tools, call: Parsed) -> Mapping[str, Any]:
             ceilings=tools.config.quotas.ceilings(),
             room=tools.config.memory.room(),
             note=notes.of_run(call.params),
+            by=caller.key_id,
         )
         if vm.id == new.id:  # not an earlier one with the same client token
             await connectors.tell(tools, vm.id, vm.egress)
@@ -77,7 +78,7 @@ async def terminate(tools: Tools, call: Parsed) -> Mapping[str, Any]:
 
 async def _ask(tools: Tools, call: Parsed, ask: Ask) -> dict[str, Any]:
     vm = await names.own_microvm(tools.store, call)
-    await tools.store.ask(vm.id, ask, room=tools.config.memory.room())
+    await tools.store.ask(vm.id, ask, by=call.caller.key_id, room=tools.config.memory.room())
     tools.engine.kick()
     return {}
 

@@ -23,7 +23,7 @@ async def update_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
         build_row(row, tools.cpu),
         client_token=call.params.get("clientToken"),
         token_digest=names.digest(call),
-        why=names.asked_by(call),
+        by=call.caller.key_id,
         ceilings=tools.config.quotas.ceilings(),
         note=notes.of_image(call.params, tools.engine.managed()),
     )
@@ -38,6 +38,6 @@ async def update_image(tools: Tools, call: Parsed) -> Mapping[str, Any]:
 async def update_version(tools: Tools, call: Parsed) -> Mapping[str, Any]:
     status = VersionStatus(call.params["status"])
     version = await tools.store.set_version_status(
-        names.own_image_arn(call), call.params["imageVersion"], status, why=names.asked_by(call)
+        names.own_image_arn(call), call.params["imageVersion"], status, by=call.caller.key_id
     )
     return show_version(version)

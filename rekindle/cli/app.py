@@ -1,6 +1,7 @@
 """The command line: global options, the commands in the order of `--help`, and how failures end.
 
-Exit codes: 0 done; 1 it did not work (one sentence on stderr); 2 wrong usage; 3 no service runs on this state folder.
+Exit codes: 0 done; 1 it did not work (one sentence on stderr, and the last events of what it was about); 2 wrong usage;
+3 no service runs on this state folder.
 """
 
 # ruff: noqa: FBT001, FBT002 - a flag of the command line is a boolean parameter to Typer
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from rekindle import __version__, config
-from rekindle.cli import accounts, host, images, machines, output
+from rekindle.cli import accounts, events, host, images, machines, output
 from rekindle.cli.session import NotRunning, Session
 from rekindle.core.errors import RekindleError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 host.add_service_commands(app)
 app.add_typer(images.commands, name="image")
 machines.add_commands(app)
+app.command()(events.events)
 app.add_typer(accounts.accounts, name="account")
 app.add_typer(accounts.keys, name="key")
 app.add_typer(host.tools, name="tools")

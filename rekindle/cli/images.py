@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rekindle.cli import archive, output, session
-from rekindle.cli.machines import Json, image_identifier, story
+from rekindle.cli import archive, output, session, stories
+from rekindle.cli.machines import Json, image_identifier
 from rekindle.cli.session import CallFailed, Session
 
 BUCKET = "rekindle-artifacts"
@@ -55,7 +55,8 @@ def build(
         image = aws.get_microvm_image(imageIdentifier=arn)
         built = aws.get_microvm_image_version(imageIdentifier=arn, imageVersion=version)
     if built["state"] != "SUCCESSFUL":
-        raise CallFailed(f"{name} is {image['state']}: {built.get('stateReason') or 'no reason is known'}")
+        why = f"{name} is {image['state']}: {built.get('stateReason') or 'no reason is known'}"
+        raise CallFailed(why + stories.last_lines(here, arn))
     if as_json:
         output.answer(image)
     else:
@@ -184,7 +185,7 @@ def inspect(context: typer.Context, image: Image, as_json: Json = False) -> None
     output.line("\nVersions")
     head = ("  VERSION", "STATE", "STATUS", "MEMORY", "BASE", "LOG STREAM OF THE BUILD", "REASON")
     output.table(head, (_built_row(version) for version in found["versions"]))
-    story(found["events"])
+    stories.story(found["events"])
 
 
 def _summary(image: dict[str, Any]) -> dict[str, object]:
@@ -258,5 +259,6 @@ def rm(
         raise typer.BadParameter("--version goes with one image")
     here = session.of(context)
     for arn in (image_identifier(here, name) for name in images):
-        here.post("/v1/images/rm", arn=arn, **({} if version is None else {"version": version}))
+        with stories.behind_failures(here, arn):
+            here.post("/v1/images/rm", arn=arn, **({} if version is None else {"version": version}))
         output.line(f"{arn} {'' if version is None else f'version {version} '}removed")

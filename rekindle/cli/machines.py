@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rekindle.api import logs as log_names
-from rekindle.cli import output, session
+from rekindle.cli import output, session, stories
 from rekindle.cli.session import CallFailed, Session
 from rekindle.core.arn import managed_connector
 
@@ -107,14 +107,7 @@ def inspect(context: typer.Context, microvm: Machine, as_json: Json = False) -> 
         output.line("\nJail")
         walls = vm["process"]["jail"]
         output.facts({f"  {wall['name']}": "yes" if wall["active"] else f"no: {wall['why_not']}" for wall in walls})
-    story(vm["events"])
-
-
-def story(events: list[dict[str, Any]]) -> None:
-    """What happened to a thing, oldest first."""
-    output.line("\nStory")
-    rows = ((f"  {output.instant(event['at_ms'])}", event["what"], event["why"]) for event in events)
-    output.table(("  AT (UTC)", "WHAT", "WHY"), rows)
+    stories.story(vm["events"])
 
 
 def _summary(vm: dict[str, Any]) -> dict[str, object]:
@@ -179,7 +172,7 @@ def _each(context: typer.Context, microvms: list[str], operation: str, wanted: s
     """Ask it of one microVM after the other, and wait for each."""
     here = session.of(context)
     for vm_id in (machine_id(here, name) for name in microvms):
-        with here.aws() as aws:
+        with stories.behind_failures(here, vm_id), here.aws() as aws:
             getattr(aws, operation)(microvmIdentifier=vm_id)
         output.line(f"{vm_id} {_settled(here, vm_id, wanted)}")
 
@@ -190,7 +183,7 @@ def _settled(here: Session, vm_id: str, wanted: str) -> str:
         vm = here.get(f"/v1/microvms/{vm_id}/settled")
     if vm["phase"] != wanted:
         reason = f": {vm['state_reason']}" if vm["state_reason"] else ""
-        raise CallFailed(f"{vm_id} is {vm['phase']}, not {wanted}{reason}")
+        raise CallFailed(f"{vm_id} is {vm['phase']}, not {wanted}{reason}{stories.last_lines(here, vm_id)}")
     return wanted
 
 
@@ -201,8 +194,9 @@ def logs(
 ) -> None:
     """Print the output of a microVM's app. The name of its log stream will do as well."""
     here = session.of(context)
-    path = f"/v1/microvms/{machine_id(here, microvm)}/logs"
-    output.copy(here.stream(path, **({"follow": "1"} if follow else {})))
+    vm_id = machine_id(here, microvm)
+    with stories.behind_failures(here, vm_id):
+        output.copy(here.stream(f"/v1/microvms/{vm_id}/logs", **({"follow": "1"} if follow else {})))
 
 
 def curl(
@@ -231,9 +225,15 @@ def curl(
             output.facts({f"{name}:": value for name, value in response.headers.items()})
         output.copy(response.iter_bytes())
     if response.status_code >= 400 and not include:
-        output.trouble(f"HTTP {response.status_code} {response.reason_phrase}")
+        ours = response.headers.get("x-aws-proxy-error")
+        output.trouble(f"HTTP {response.status_code} {response.reason_phrase}" + _why(here, vm_id, ours))
     if response.status_code >= 400 and fail:
         raise typer.Exit(EXIT_HTTP_ERROR)
+
+
+def _why(here: Session, vm_id: str, error: str | None) -> str:
+    """Behind an answer of the endpoint itself: the app's own failures have nothing to do with the VM's story."""
+    return "" if error is None else f" {error}{stories.last_lines(here, vm_id)}"
 
 
 def _stream(http: Any, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Any:
@@ -267,7 +267,7 @@ def token(
 
 
 def _mint(here: Session, vm_id: str, ports: list[dict[str, Any]], *, minutes: int) -> str:
-    with here.aws() as aws:
+    with stories.behind_failures(here, vm_id), here.aws() as aws:
         answer = aws.create_microvm_auth_token(microvmIdentifier=vm_id, expirationInMinutes=minutes, allowedPorts=ports)
     return str(answer["authToken"]["X-aws-proxy-auth"])
 

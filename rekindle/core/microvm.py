@@ -60,12 +60,20 @@ class MicroVM:
         return self.suspended_at_ms + self.idle.suspended_s * 1000
 
 
+#: Who caused an event when it was no caller of the API, whose access key id stands there otherwise.
+SERVICE = "service"  #: the node itself: what it found, and what time alone does
+REQUEST = "request"  #: a request at the endpoint
+OPERATOR = "operator"  #: by way of the operator's own API
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One line of a thing's story: what happened, when, why."""
+    """One line of a thing's story: what happened, when, why, by whom."""
 
-    subject: str  #: a microVM id or an image ARN
+    subject: str  #: a microVM id, or the ARN of an image or network connector
     at_ms: int
     what: str
     why: str | None = None
+    by: str = SERVICE  #: SERVICE, REQUEST, OPERATOR, or the id of the access key that asked
+    number: int | None = field(default=None, compare=False)  #: its place among all events, once it is written
     detail: Mapping[str, object] = field(default_factory=dict)

@@ -9,6 +9,12 @@ from pathlib import Path
 from rekindle.core.errors import MachineError
 
 MEASURE_S = 20.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """A new one for every start of this machine; containers of it share one."""
+    return _BOOT_ID.read_text().strip()
 
 
 async def tsc_khz(launcher: Path) -> int:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from rekindle.core.errors import Invalid, MachineError
-from rekindle.driver import files
+from rekindle.driver import files, host
 from rekindle.driver.base import Accel
 
 KVM = Path("/dev/kvm")
 DEADLINE_S = 10.0
 _OUTPUT_MAX_BYTES = 256 * 1024
 _REACHED = b"Kernel panic - not syncing"  # no root disk: as far as this guest can come
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Tools(Protocol):
@@ -113,7 +112,7 @@ def tree_program(root: Path, name: str) -> list[str]:
 
 
 def _facts(tools: Tools) -> dict[str, str]:
-    return {"boot_id": _BOOT_ID.read_text().strip(), "tools": tools.digest}
+    return {"boot_id": host.boot_id(), "tools": tools.digest}
 
 
 def _remembered(tools: Tools, remember: Path | None) -> tuple[Accel, str] | None:

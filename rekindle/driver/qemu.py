@@ -60,7 +60,7 @@ class QemuDriver:
         self._own_pages = pagemap.reader(pagemap_kind)
         self._clock = clock
         self._links: dict[Identity, qmp.Link] = {}
-        self._linking = asyncio.Lock()
+        self._linking: dict[Identity, asyncio.Lock] = {}  # one a VMM: none waits for another that does not answer
         self._tsc_khz = 0
 
     # -- start
@@ -279,6 +279,7 @@ class QemuDriver:
             cgroup.remove(Path(folder) for folder in strings(vm.extra["cgroups"]))
 
     def _forget(self, who: Identity) -> None:
+        self._linking.pop(who, None)
         link = self._links.pop(who, None)
         if link is not None:
             link.close()
@@ -286,7 +287,7 @@ class QemuDriver:
     async def _link(self, vm: Handle) -> qmp.Link:
         """The control connection; made again when this object has none. Raises MachineError."""
         who = identity(vm)
-        async with self._linking:
+        async with self._linking.setdefault(who, asyncio.Lock()):
             link = self._links.get(who)
             if link is None or not link.alive:
                 if not who.alive():

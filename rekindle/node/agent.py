@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rekindle.core.errors import NoCapacity, NotFound, RekindleError, Stale
 from rekindle.core.lifecycle import Ask, Phase
-from rekindle.core.microvm import MicroVM
-from rekindle.driver import leftovers, manifest
+from rekindle.core.microvm import REQUEST, MicroVM
+from rekindle.driver import manifest
 from rekindle.guest.client import RelayGone
 from rekindle.image import toolbox
-from rekindle.node import builds, connectors
+from rekindle.node import builds, connectors, sweep
 from rekindle.node.builds import Workshop
 from rekindle.node.keeper import Keeper
 from rekindle.node.machine import Baked, route_of
-from rekindle.node.perform import Hands, remove_tree
+from rekindle.node.perform import Hands
 from rekindle.node.removals import Removals
 from rekindle.rest import rest
 from rekindle.store.db import Store
@@ -45,6 +44,7 @@ class Agent:
         self._relay_config = relay_config
         self._keepers: dict[str, Keeper] = {}
         self._admitting: set[str] = set()
+        self._waking: set[str] = set()
         self._kicked = asyncio.Event()
         self._changed = asyncio.Event()
         self._leaving = False
@@ -110,9 +110,12 @@ class Agent:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """The relay beside us, and what an earlier life left half done swept away. Before `run`, and before the API."""
+        """The relay beside us, and what the last boot or an earlier life left half done swept away. Before `run`, and
+        before the API."""
+        await sweep.after_boot(self._at.host.layout, self._store, NODE)
         await self._at.relay.ensure(self._relay_config)
-        await self._sweep()
+        await sweep.sweep(self._at, self._store, NODE)
+        await self._removals.sweep_logs()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as own:
@@ -189,7 +192,7 @@ class Agent:
         while True:
             try:
                 async for event in self._at.relay.events():
-                    await self._heard(event)
+                    self._heard(event)
             except RelayGone as err:
                 if self._leaving:
                     return
@@ -209,16 +212,25 @@ class Agent:
             else:
                 return
 
-    async def _heard(self, event: Mapping[str, Any]) -> None:
-        """One event. What goes wrong with it must not end the listening: the relay repeats what matters."""
-        vm_id = str(event.get("vm", ""))
+    def _heard(self, event: Mapping[str, Any]) -> None:
+        """One event; nothing is waited for here. What is unknown, or under way already, is dropped: the relay repeats
+        what matters.
+        """
+        kind, vm_id = event.get("type"), str(event.get("vm", ""))
+        if kind == "wake" and vm_id not in self._waking:
+            self._waking.add(vm_id)
+            self._spawn(self._waking_one(vm_id), f"wake {vm_id}")
+        elif kind == "channel_lost" and vm_id in self._keepers:
+            self._keepers[vm_id].take_up()
+
+    async def _waking_one(self, vm_id: str) -> None:
+        """What goes wrong with one VM ends nothing else."""
         try:
-            if event["type"] == "wake":
-                await self._wake(vm_id)
-            elif event["type"] == "channel_lost" and vm_id in self._keepers:
-                self._keepers[vm_id].take_up()
+            await self._wake(vm_id)
         except Exception:
-            LOG.exception("an event of the relay could not be followed: %s", event)
+            LOG.exception("%s could not be woken", vm_id)
+        finally:
+            self._waking.discard(vm_id)
 
     async def _wake(self, vm_id: str) -> None:
         """A request waits at the endpoint of a suspended VM."""
@@ -226,7 +238,9 @@ class Agent:
         if vm is None or vm.phase is not Phase.SUSPENDED or vm.idle is None or not vm.idle.auto_resume:
             return
         try:
-            await self._store.ask(vm_id, Ask.RESUME, why="request", room=self._at.host.config.memory.room())
+            await self._store.ask(
+                vm_id, Ask.RESUME, why="a request waits", by=REQUEST, room=self._at.host.config.memory.room()
+            )
         except RekindleError as err:
             LOG.info("%s: %s", vm_id, err.message)
         self._keep(vm_id).poke()
@@ -244,38 +258,16 @@ class Agent:
             self._baked[version.folder] = Baked(folder=version.folder, tools=tools, hooks=version.hooks)
         return self._baked[version.folder]
 
-    # -- sweeping ------------------------------------------------------------------------------------------------------
-
-    async def _sweep(self) -> None:
-        """Folders that no row names: a crash between a rename and a row, or a bake that was killed."""
-        layout = self._at.host.layout
-        named = {vm.id for vm in await self._store.all_microvms(NODE)}
-        for home in [*layout.builds.iterdir(), *(one for one in layout.vms.iterdir() if one.name not in named)]:
-            LOG.info("sweeping %s", home.name)
-            await self._end_leftover(home)
-        folders = await self._store.version_folders()
-        for account in layout.images.iterdir():
-            for folder in account.iterdir():
-                if f"{account.name}/{folder.name}" not in folders:
-                    await asyncio.to_thread(remove_tree, folder)
-        await self._removals.sweep_logs()
-
-    async def _end_leftover(self, home: Path) -> None:
-        """What cannot be removed is told and left for the next start: it must not keep the service from serving."""
-        try:
-            await leftovers.end(home)
-            await self._at.relay.drop_route(home.name)
-            await asyncio.to_thread(remove_tree, home)
-        except Exception:
-            LOG.exception("%s could not be swept", home)
+    # -- what is over --------------------------------------------------------------------------------------------------
 
     async def _forget_old(self) -> None:
-        """TERMINATED rows are answered for `terminated_kept_s`, then they and their last logs go."""
+        """TERMINATED rows are answered for `terminated_kept_s`, then they go with their stories and last logs."""
         while True:
             before_ms = self._at.clock() - self._at.host.config.terminated_kept_s * 1000
             try:
                 for vm_id in await self._store.forget_terminated(before_ms):
                     self._at.host.layout.app_log(vm_id).unlink(missing_ok=True)
+                await self._store.forget_ended(before_ms)
             except Exception:
                 LOG.exception("ended microVMs could not be forgotten; tried again")
             await rest(FORGET_EVERY_S)

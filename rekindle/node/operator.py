@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from rekindle import __version__
 from rekindle.core.errors import GuestError, MachineError, RekindleError
 from rekindle.core.lifecycle import Ask, Phase
-from rekindle.core.microvm import MicroVM
+from rekindle.core.microvm import OPERATOR, MicroVM
 from rekindle.driver import cgroup
 from rekindle.node.agent import NODE, Agent
 from rekindle.node.machine import Host, endpoint_of
@@ -20,7 +20,6 @@ from rekindle.store.db import Store
 LOG = logging.getLogger(__name__)
 DOWN_S = 120.0
 REMOVED_S = 120.0
-OPERATOR = "asked by the operator"
 
 
 class Operating:
@@ -75,9 +74,9 @@ class Operating:
         Raises NotFound, Invalid or Refused as the store does, and MachineError when its files do not go.
         """
         if version is None:
-            await self._store.delete_image(arn, why=OPERATOR)
+            await self._store.delete_image(arn, by=OPERATOR)
         else:
-            await self._store.delete_version(arn, version, why=OPERATOR)
+            await self._store.delete_version(arn, version, by=OPERATOR)
         self._agent.kick()
         try:
             async with asyncio.timeout(REMOVED_S):
@@ -90,7 +89,7 @@ class Operating:
         vms = await self._store.all_microvms(NODE)
         for vm in vms:
             try:
-                await self._store.ask(vm.id, Ask.TERMINATE)
+                await self._store.ask(vm.id, Ask.TERMINATE, by=OPERATOR)
             except RekindleError as err:
                 LOG.info("%s: %s", vm.id, err.message)
         self._agent.kick()

@@ -10,7 +10,7 @@ from typing import Any
 from rekindle.clock import Clock
 from rekindle.core.connector import Connector, ConnectorState, ConnectorVersion, UpdateStatus
 from rekindle.core.errors import NotFound, Refused
-from rekindle.core.microvm import Event
+from rekindle.core.microvm import SERVICE, Event
 from rekindle.core.quota import NO_CEILINGS, Ceilings
 from rekindle.store import events, quotas, tokens
 from rekindle.store.database import Database, Row, columns
@@ -25,7 +25,13 @@ class Connectors:
     _clock: Clock
 
     async def create_connector(
-        self, connector: Connector, *, client_token: str, token_digest: str, ceilings: Ceilings = NO_CEILINGS
+        self,
+        connector: Connector,
+        *,
+        client_token: str,
+        token_digest: str,
+        ceilings: Ceilings = NO_CEILINGS,
+        by: str = SERVICE,
     ) -> Connector:
         """Write the row and its version 1, or return what the same client token made before.
 
@@ -42,7 +48,7 @@ class Connectors:
             quotas.connectors(self._db, connector.account, ceilings)
             self._keep_connector_version(connector)
             tokens.remember(self._db, asked, connector.arn, self._clock())
-            self._tell_connector(connector, connector.state.value, "client asked")
+            self._tell_connector(connector, connector.state.value, "asked to create", by)
         return connector
 
     async def connector(self, arn: str) -> Connector | None:
@@ -78,6 +84,7 @@ class Connectors:
         client_token: str | None,
         token_digest: str,
         ceilings: Ceilings = NO_CEILINGS,
+        by: str = SERVICE,
     ) -> Connector:
         """A new version of it, unless nothing is different or the same client token asked before; None: as it is.
 
@@ -93,12 +100,13 @@ class Connectors:
                 raise Refused(f"Network connector {arn} cannot be updated while it is {now.state.value}")
             if now.last_update_status is UpdateStatus.IN_PROGRESS:
                 raise Refused(f"Network connector {arn} is being updated")
-            new = self._changed_connector(now, configuration or now.configuration, operator_role or now.operator_role)
+            configuration, operator_role = configuration or now.configuration, operator_role or now.operator_role
+            new = self._changed_connector(now, configuration, operator_role, by)
             quotas.connector_versions(self._db, now.id, ceilings)
             tokens.remember(self._db, asked, arn, self._clock())
         return new
 
-    async def delete_connector(self, arn: str) -> Connector:
+    async def delete_connector(self, arn: str, *, by: str = SERVICE) -> Connector:
         """It is DELETING from now on; nothing happens when it was already.
 
         Raises NotFound, or Refused while a microVM or image version uses it, or it is PENDING.
@@ -110,9 +118,11 @@ class Connectors:
             if now.state is ConnectorState.PENDING:
                 raise Refused(f"Network connector {arn} cannot be deleted while it is {now.state.value}")
             self._refuse_used_connector(now, arn, arn)
-            return self._move_connector(now, replace(now, state=ConnectorState.DELETING), "asked to delete")
+            return self._move_connector(now, replace(now, state=ConnectorState.DELETING), "asked to delete", by)
 
-    async def delete_connector_version(self, connector: Connector, number: int) -> ConnectorVersion:
+    async def delete_connector_version(
+        self, connector: Connector, number: int, *, by: str = SERVICE
+    ) -> ConnectorVersion:
         """What it was; it is gone. Raises NotFound, or Refused for the latest version or one that is used."""
         named = f"{connector.arn}:{number}"
         with self._db.transaction():
@@ -123,7 +133,7 @@ class Connectors:
                 raise Refused(f"{named} is the latest version: it goes only with its connector")
             self._refuse_used_connector(connector, named, json.dumps(named))
             self._db.run("delete_connector_version", connector=connector.id, number=number)
-            self._tell_connector(connector, f"version {number} deleted", "asked to delete")
+            self._tell_connector(connector, f"version {number} deleted", "asked to delete", by)
         return _version(row)
 
     async def settle_connectors(self) -> list[str]:
@@ -141,7 +151,8 @@ class Connectors:
             self._db.run("delete_connector_versions", connector=now.id)
             self._db.run("delete_connector", id=now.id)
             self._db.run("forget_client_tokens", subject=now.arn)
-            self._db.run("forget_events", subject=now.arn)
+            self._tell_connector(now, "DELETED", "nothing of it is left")
+            events.end(self._db, now.arn, self._clock())
             return f"{now.arn} is gone"
         new = replace(now, state=ConnectorState.ACTIVE)
         if now.last_update_status is UpdateStatus.IN_PROGRESS:
@@ -149,10 +160,12 @@ class Connectors:
         self._move_connector(now, new, None)
         return f"{now.arn} version {now.number} is ACTIVE"
 
-    def _changed_connector(self, now: Connector, configuration: Mapping[str, object], operator_role: str) -> Connector:
+    def _changed_connector(
+        self, now: Connector, configuration: Mapping[str, object], operator_role: str, by: str
+    ) -> Connector:
         if (configuration, operator_role) == (now.configuration, now.operator_role):
             quiet = replace(now, last_update_status=UpdateStatus.SUCCESSFUL, last_update_reason=UNCHANGED)
-            return self._move_connector(now, quiet, None)
+            return self._move_connector(now, quiet, None, by)
         new = replace(
             now,
             number=now.number + 1,
@@ -168,9 +181,9 @@ class Connectors:
             **{name: values[name] for name in ("id", "number", "configuration", "operator_role", "updated_at_ms")},
         )
         self._keep_connector_version(new)
-        return self._move_connector(now, new, "client asked")
+        return self._move_connector(now, new, "asked to update", by)
 
-    def _move_connector(self, old: Connector, new: Connector, why: str | None) -> Connector:
+    def _move_connector(self, old: Connector, new: Connector, why: str | None, by: str = SERVICE) -> Connector:
         status = new.last_update_status and new.last_update_status.value
         self._db.run(
             "move_connector",
@@ -180,9 +193,9 @@ class Connectors:
             last_update_reason=new.last_update_reason,
         )
         if new.state is not old.state:
-            self._tell_connector(new, f"{old.state.value} -> {new.state.value}", why)
+            self._tell_connector(new, f"{old.state.value} -> {new.state.value}", why, by)
         elif new.last_update_status is not old.last_update_status or new.last_update_reason != old.last_update_reason:
-            self._tell_connector(new, f"update to version {new.number} {status}", why or new.last_update_reason)
+            self._tell_connector(new, f"update to version {new.number} {status}", why or new.last_update_reason, by)
         return new
 
     def _refuse_used_connector(self, connector: Connector, arn: str, written: str) -> None:
@@ -206,8 +219,8 @@ class Connectors:
             raise NotFound(f"Network connector not found for: {arn}")
         return _connector(row)
 
-    def _tell_connector(self, connector: Connector, what: str, why: str | None) -> None:
-        events.write(self._db, Event(subject=connector.arn, at_ms=self._clock(), what=what, why=why))
+    def _tell_connector(self, connector: Connector, what: str, why: str | None, by: str = SERVICE) -> None:
+        events.write(self._db, Event(subject=connector.arn, at_ms=self._clock(), what=what, why=why, by=by))
 
 
 def _row(connector: Connector) -> dict[str, Any]:

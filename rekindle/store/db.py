@@ -7,14 +7,14 @@ from pathlib import Path
 from rekindle.clock import Clock
 from rekindle.store import database
 from rekindle.store.accounts import Accounts
+from rekindle.store.boots import Boots
 from rekindle.store.connectors import Connectors
 from rekindle.store.events import Events
 from rekindle.store.image_changes import ImageChanges
-from rekindle.store.microvms import MicroVMs
 from rekindle.store.tags import Tags
 
 
-class Store(Accounts, ImageChanges, MicroVMs, Connectors, Tags, Events):
+class Store(Accounts, ImageChanges, Boots, Connectors, Tags, Events):
     """All methods are atomic and durable when they return. Not for use from several threads."""
 
     def __init__(self, db: database.Database, clock: Clock) -> None:

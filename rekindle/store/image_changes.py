@@ -10,15 +10,16 @@ from dataclasses import replace
 
 from rekindle.core.errors import Invalid, NotFound, Refused, Stale
 from rekindle.core.image import Build, Image, ImageState, Version, VersionState, VersionStatus
+from rekindle.core.microvm import SERVICE
 from rekindle.core.quota import NO_CEILINGS, Ceilings
-from rekindle.store import quotas, tokens
+from rekindle.store import events, quotas, tokens
 from rekindle.store.database import Row
 from rekindle.store.image_rows import build_row, read_version, version_row
 from rekindle.store.images import Images
 from rekindle.store.tokens import Asked
 
 _UPDATE = "UpdateMicrovmImage"
-_ASKED = "client asked"
+_DELETE = "asked to delete"
 _MOVING = (ImageState.CREATING, ImageState.UPDATING, ImageState.DELETING)
 
 
@@ -30,13 +31,14 @@ class ImageChanges(Images):
         *,
         client_token: str | None,
         token_digest: str,
-        why: str = _ASKED,
+        by: str = SERVICE,
         ceilings: Ceilings = NO_CEILINGS,
         note: str | None = None,
     ) -> tuple[Image, Version]:
         """Add a version with its build, or return what the same client token made before.
 
-        The number of both rows is set here: one more than the highest ever given; `note` is for the image's story.
+        The number of both rows is set here: one more than the highest ever given; `note` and `by`, who asked, are for
+        its story.
         Raises NotFound, OverQuota when the image has as many versions, or the account as many builds, as it may, or
         Refused while the image changes otherwise or when the client token was used with other parameters.
         """
@@ -46,18 +48,18 @@ class ImageChanges(Images):
             made = tokens.earlier(self._db, asked, self._clock())
             if made is not None:
                 return self._image(arn), self._there(arn, made.removeprefix(f"{arn} "))
-            image = self._move_image(self._steady(arn), ImageState.UPDATING, why, step=1)
+            image = self._move_image(self._steady(arn), ImageState.UPDATING, "asked to update", by, step=1)
             version = replace(version, version=f"{image.last_number}.0")
             self._db.run("add_version", **version_row(version))
             self._db.run("add_build", **build_row(replace(build, version=version.version)))
             quotas.versions(self._db, arn, ceilings)
             quotas.builds(self._db, version.account, ceilings)
             tokens.remember(self._db, asked, _token_subject(version), self._clock())
-            self._tell_version(version, why)
+            self._tell_version(version, None, by)
             self._note(version, note)
         return image, version
 
-    async def set_version_status(self, arn: str, version: str, status: VersionStatus, *, why: str = _ASKED) -> Version:
+    async def set_version_status(self, arn: str, version: str, status: VersionStatus, *, by: str = SERVICE) -> Version:
         """Let a version be launched, or not; no change writes nothing.
 
         Raises NotFound, Refused while the image changes otherwise, or Invalid when the version is not SUCCESSFUL.
@@ -73,11 +75,11 @@ class ImageChanges(Images):
             if there.status is status:
                 return there
             done = self._change(there, VersionState.SUCCESSFUL, status)
-            self._tell(arn, f"version {version} {status.value}", why)
-            self._settle(arn, ImageState.CREATED, ImageState.UPDATED, why)
+            self._tell(arn, f"version {version} {status.value}", f"asked to be {status.value}", by)
+            self._settle(arn, ImageState.CREATED, ImageState.UPDATED, None, by)
         return done
 
-    async def delete_version(self, arn: str, version: str, *, why: str = _ASKED) -> Version:
+    async def delete_version(self, arn: str, version: str, *, by: str = SERVICE) -> Version:
         """Ask for the removal of a version; one that is DELETING stays so.
 
         Raises NotFound, Refused while the image changes otherwise, or Invalid for the only version or one that a
@@ -93,11 +95,11 @@ class ImageChanges(Images):
             if _count(self._db.all("count_live_of_version", image_arn=arn, image_version=version)):
                 raise Invalid("Cannot delete microvm image version with running microvms.")
             done = self._change(there, VersionState.DELETING, VersionStatus.INACTIVE)
-            self._tell_version(done, why)
-            self._move_image(image, ImageState.UPDATING, why)
+            self._tell_version(done, _DELETE, by)
+            self._move_image(image, ImageState.UPDATING, _DELETE, by)
         return done
 
-    async def delete_image(self, arn: str, *, why: str = _ASKED) -> Image:
+    async def delete_image(self, arn: str, *, by: str = SERVICE) -> Image:
         """Ask for the removal of an image and all its versions; one that is DELETING stays so. Its name stays taken.
 
         Raises NotFound, or Invalid while a version is built or removed, or a microVM of it is not TERMINATED.
@@ -112,8 +114,8 @@ class ImageChanges(Images):
                 raise Invalid("Cannot delete microvm image with running microvms.")
             for row in self._db.all("versions", image_arn=arn, below=None, limit=-1):
                 version = self._change(read_version(row), VersionState.DELETING, VersionStatus.INACTIVE)
-                self._tell_version(version, why)
-            return self._move_image(image, ImageState.DELETING, why)
+                self._tell_version(version, _DELETE, by)
+            return self._move_image(image, ImageState.DELETING, _DELETE, by)
 
     async def versions_deleting(self) -> list[Version]:
         """Versions whose files are still to be removed, oldest first."""
@@ -132,8 +134,8 @@ class ImageChanges(Images):
             self._db.run("forget_builds", **key)
             self._db.run("forget_version", **key)
             self._db.run("forget_client_tokens", subject=_token_subject(version))
+            self._tell(version.image_arn, f"version {version.version} {VersionState.DELETED.value}", None)
             if self._image(version.image_arn).state is not ImageState.DELETING:
-                self._tell(version.image_arn, f"version {version.version} {VersionState.DELETED.value}", None)
                 self._settle(version.image_arn, ImageState.CREATED, ImageState.UPDATED, None)
             elif not _count(self._db.all("count_versions", image_arn=version.image_arn)):
                 self._forget_image(version.image_arn)
@@ -145,7 +147,8 @@ class ImageChanges(Images):
     def _forget_image(self, arn: str) -> None:
         self._db.run("forget_image", arn=arn)
         self._db.run("forget_client_tokens", subject=arn)
-        self._db.run("forget_events", subject=arn)
+        self._tell(arn, f"image {ImageState.DELETED.value}", "nothing of it is left")
+        events.end(self._db, arn, self._clock())
 
     def _steady(self, arn: str) -> Image:
         """The image. Raises NotFound, and Refused while something of it is built or removed."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rekindle.clock import Clock
 from rekindle.core.errors import Invalid, NotFound, Refused, Stale
 from rekindle.core.image import Build, Image, ImageState, Version, VersionState, VersionStatus
-from rekindle.core.microvm import Event
+from rekindle.core.microvm import SERVICE, Event
 from rekindle.core.quota import NO_CEILINGS, Ceilings
 from rekindle.store import events, quotas, tokens
 from rekindle.store.database import Database
@@ -39,8 +39,11 @@ class Images:
         token_digest: str,
         ceilings: Ceilings = NO_CEILINGS,
         note: str | None = None,
+        by: str = SERVICE,
     ) -> tuple[Image, Version]:
-        """Write the three rows, or return what the same client token made before. `note`: for the image's story.
+        """Write the three rows, or return what the same client token made before.
+
+        `note`: for the image's story; `by`: who asked, for the same.
 
         Raises Invalid when the name is taken in this account and region, Refused when the client token was used with
         other parameters, OverQuota when the account has as many images or builds as it may.
@@ -57,7 +60,9 @@ class Images:
             quotas.images(self._db, image.account, ceilings)
             quotas.builds(self._db, image.account, ceilings)
             tokens.remember(self._db, asked, image.arn, self._clock())
-            self._tell_version(version, "client asked")
+            events.go_on(self._db, image.arn)
+            self._tell(image.arn, f"image {image.state.value}", "asked to create", by)
+            self._tell_version(version, None, by)
             self._note(version, note)
         return image, version
 
@@ -204,13 +209,13 @@ class Images:
         self._tell_version(moved, reason)
         return moved
 
-    def _settle(self, arn: str, created: ImageState, updated: ImageState, why: str | None) -> None:
+    def _settle(self, arn: str, created: ImageState, updated: ImageState, why: str | None, by: str = SERVICE) -> None:
         """Something of the image is over. CREATING becomes `created`, UPDATING `updated`, any other state stays."""
         image = self._image(arn)
         after = {ImageState.CREATING: created, ImageState.UPDATING: updated}
-        self._move_image(image, after.get(image.state, image.state), why)
+        self._move_image(image, after.get(image.state, image.state), why, by)
 
-    def _move_image(self, image: Image, to: ImageState, why: str | None, *, step: int = 0) -> Image:
+    def _move_image(self, image: Image, to: ImageState, why: str | None, by: str = SERVICE, *, step: int = 0) -> Image:
         """Which versions are its latest is read from their rows anew. `step`: how many numbers are given away."""
         row = self._db.one(
             "move_image", arn=image.arn, from_state=image.state.value, state=to.value, step=step, now_ms=self._clock()
@@ -218,7 +223,7 @@ class Images:
         if row is None:
             raise Stale(f"{image.arn}: {to.value}, but it is no longer {image.state.value}")
         if to is not image.state:
-            self._tell(image.arn, f"image {to.value}", why)
+            self._tell(image.arn, f"image {to.value}", why, by)
         return read_image(row)
 
     def _image(self, arn: str) -> Image:
@@ -227,12 +232,12 @@ class Images:
             raise NotFound(f"MicroVMImage not found for MicroVMImageID: {arn}")
         return read_image(row)
 
-    def _tell_version(self, version: Version, why: str | None) -> None:
-        self._tell(version.image_arn, f"version {version.version} {version.state.value}", why)
+    def _tell_version(self, version: Version, why: str | None, by: str = SERVICE) -> None:
+        self._tell(version.image_arn, f"version {version.version} {version.state.value}", why, by)
 
     def _note(self, version: Version, note: str | None) -> None:
         if note is not None:
             self._tell(version.image_arn, events.NOTE, note)
 
-    def _tell(self, arn: str, what: str, why: str | None) -> None:
-        events.write(self._db, Event(subject=arn, at_ms=self._clock(), what=what, why=why))
+    def _tell(self, arn: str, what: str, why: str | None, by: str = SERVICE) -> None:
+        events.write(self._db, Event(subject=arn, at_ms=self._clock(), what=what, why=why, by=by))

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 from rekindle.clock import Clock
 from rekindle.core.errors import NoCapacity, NotFound, Stale
 from rekindle.core.lifecycle import OWES, Ask, Fact, Phase, advance
-from rekindle.core.microvm import Event, IdlePolicy, MicroVM
+from rekindle.core.microvm import SERVICE, Event, IdlePolicy, MicroVM
 from rekindle.core.quota import NO_CEILINGS, NO_LIMIT, Ceilings, Room
 from rekindle.store import events, quotas, tokens
 from rekindle.store.database import Database, Row, columns
@@ -51,10 +51,11 @@ class MicroVMs:
         ceilings: Ceilings = NO_CEILINGS,
         room: Room = NO_LIMIT,
         note: str | None = None,
+        by: str = SERVICE,
     ) -> MicroVM:
         """Write the row with an endpoint port of its own, or return what the same client token made before.
 
-        `note`: for the microVM's story.
+        `note`: for the microVM's story; `by`: who asked, for the same.
 
         Raises OverQuota when the account has all it may have, NoCapacity when no port is free or the machine has no
         memory for it, Refused when the client token was used with other parameters.
@@ -73,7 +74,7 @@ class MicroVMs:
             quotas.microvms(self._db, vm.account, ceilings)
             quotas.room(self._db, vm.node, room)
             tokens.remember(self._db, asked, vm.id, self._clock())
-            self._tell_vm(vm, vm.phase.value, "client asked")
+            self._tell_vm(vm, vm.phase.value, "asked to run", by)
             if note is not None:
                 self._tell_vm(vm, events.NOTE, note)
         return vm
@@ -87,7 +88,7 @@ class MicroVMs:
 
     async def microvm(self, vm_id: str) -> MicroVM | None:
         row = self._db.one("microvm", id=vm_id)
-        return None if row is None else _microvm(row)
+        return None if row is None else microvm_of(row)
 
     async def microvms(
         self,
@@ -111,21 +112,23 @@ class MicroVMs:
             after_id=after_id,
             limit=limit,
         )
-        return [_microvm(row) for row in rows]
+        return [microvm_of(row) for row in rows]
 
     async def all_microvms(self, node: str) -> list[MicroVM]:
         """Every microVM of the node that is not TERMINATED, of every account; oldest first."""
-        return [_microvm(row) for row in self._db.all("live_microvms", node=node)]
+        return [microvm_of(row) for row in self._db.all("live_microvms", node=node)]
 
     async def owing(self, node: str) -> list[MicroVM]:
         """Those of the node whose phase owes work."""
         return [vm for vm in await self.all_microvms(node) if vm.phase in OWES]
 
-    async def ask(self, vm_id: str, ask: Ask, *, why: str | None = None, room: Room = NO_LIMIT) -> MicroVM:
+    async def ask(
+        self, vm_id: str, ask: Ask, *, why: str | None = None, by: str = SERVICE, room: Room = NO_LIMIT
+    ) -> MicroVM:
         """Move a microVM as a caller wishes; a no-op in the table writes nothing.
 
-        The first TERMINATE's `why` becomes its state reason. Raises NotFound, Invalid or Refused as `advance` does, and
-        NoCapacity when it would wake and the machine has no memory for it.
+        The first TERMINATE's `why` becomes its state reason; `by` is for its story. Raises NotFound, Invalid or Refused
+        as `advance` does, and NoCapacity when it would wake and the machine has no memory for it.
         """
         with self._db.transaction():
             vm = self._read(vm_id)
@@ -133,7 +136,7 @@ class MicroVMs:
             if after is vm.phase:
                 return vm
             reason = (why or ENDED_WELL) if after is Phase.TERMINATING else None
-            moved = self._write(vm, replace(vm, phase=after, state_reason=reason), why or f"asked to {ask.value}")
+            moved = self._write(vm, replace(vm, phase=after, state_reason=reason), why or f"asked to {ask.value}", by)
             if after is Phase.RESUMING:
                 quotas.room(self._db, vm.node, room)
             return moved
@@ -161,6 +164,7 @@ class MicroVMs:
         with self._db.transaction():
             now = self._same_phase(vm)
             port = self._free_port(now.node, ports, after=now.endpoint_port)
+            self._tell_vm(now, f"endpoint port {now.endpoint_port} -> {port}", "somebody else on this machine holds it")
             return self._write(now, replace(now, endpoint_port=port), None)
 
     async def forget_terminated(self, before_ms: int) -> list[str]:
@@ -178,15 +182,15 @@ class MicroVMs:
         row = self._db.one("microvm", id=vm_id)
         if row is None:
             raise NotFound(f"MicroVM not found: {vm_id}")
-        return _microvm(row)
+        return microvm_of(row)
 
     def _same_phase(self, vm: MicroVM) -> MicroVM:
         row = self._db.one("microvm", id=vm.id)
         if row is None or row["phase"] != vm.phase.value:
             raise Stale(f"{vm.id}: is {row['phase'] if row else 'gone'}, no longer {vm.phase.value}")
-        return _microvm(row)
+        return microvm_of(row)
 
-    def _write(self, old: MicroVM, new: MicroVM, why: str | None) -> MicroVM:
+    def _write(self, old: MicroVM, new: MicroVM, why: str | None, by: str = SERVICE) -> MicroVM:
         values = {name: value for name, value in _row(new).items() if name in _WRITTEN}
         row = self._db.one(
             "update_microvm", **values, id=old.id, from_phase=old.phase.value, from_revision=old.revision
@@ -194,11 +198,11 @@ class MicroVMs:
         if row is None:
             raise Stale(f"{old.id}: revision {old.revision} is over")
         if new.phase is not old.phase:
-            self._tell_vm(new, f"{old.phase.value} -> {new.phase.value}", why)
-        return _microvm(row)
+            self._tell_vm(new, f"{old.phase.value} -> {new.phase.value}", why, by)
+        return microvm_of(row)
 
-    def _tell_vm(self, vm: MicroVM, what: str, why: str | None) -> None:
-        events.write(self._db, Event(subject=vm.id, at_ms=self._clock(), what=what, why=why))
+    def _tell_vm(self, vm: MicroVM, what: str, why: str | None, by: str = SERVICE) -> None:
+        events.write(self._db, Event(subject=vm.id, at_ms=self._clock(), what=what, why=why, by=by))
 
     def _free_port(self, node: str, ports: range, *, after: int | None = None) -> int:
         rows = self._db.all("used_ports", node=node, freed_before_ms=self._clock() - PORT_REST_MS)
@@ -255,7 +259,8 @@ def _row(vm: MicroVM) -> dict[str, Any]:
     }
 
 
-def _microvm(row: Row) -> MicroVM:
+def microvm_of(row: Row) -> MicroVM:
+    """As the rows of `microvm` say."""
     values = dict(row)
     max_idle_s, suspended_s, auto_resume = (values.pop(name) for name in ("max_idle_s", "suspended_s", "auto_resume"))
     values["idle"] = None

@@ -166,13 +166,39 @@ CREATE TABLE connector_version (
     PRIMARY KEY (connector, number)
 );
 
+-- Append-only: a story goes whole, behind its microVM's row, or when `ended` has kept it long enough.
 CREATE TABLE event (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     subject TEXT NOT NULL,
     at_ms INTEGER NOT NULL,
     what TEXT NOT NULL,
     why TEXT,
+    by_whom TEXT NOT NULL,
     detail TEXT NOT NULL
 );
 
 CREATE INDEX event_subject ON event (subject, id);
+
+-- Images and connectors whose rows are gone and whose stories are still told.
+CREATE TABLE ended (
+    subject TEXT PRIMARY KEY,
+    at_ms INTEGER NOT NULL
+);
+
+CREATE TRIGGER event_is_never_changed BEFORE UPDATE ON event
+BEGIN
+    SELECT RAISE(ABORT, 'events are never changed');
+END;
+
+CREATE TRIGGER event_stays_with_its_subject BEFORE DELETE ON event
+WHEN EXISTS (SELECT 1 FROM microvm WHERE id = OLD.subject) OR EXISTS (SELECT 1 FROM image WHERE arn = OLD.subject)
+    OR EXISTS (SELECT 1 FROM connector WHERE arn = OLD.subject) OR EXISTS (SELECT 1 FROM ended WHERE subject = OLD.subject)
+BEGIN
+    SELECT RAISE(ABORT, 'events stay as long as what they tell of');
+END;
+
+-- The boot of a machine in which its rows were last true.
+CREATE TABLE node (
+    name TEXT PRIMARY KEY,
+    boot_id TEXT NOT NULL
+);

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rekindle import operator_api, servers, unixsock
 from rekindle.api import app as api
@@ -88,16 +88,20 @@ class Ground:
 
     async def cli(self, *words: str, stdin: bytes = b"") -> Done:
         """Run `rekindle WORDS` on this state folder to its end."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RUN, "--state", str(self.config.state), *words),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "REKINDLE_TOOLS_DIR": str(self.config.tools_dir)},
-        )
+        process = await self.open_cli(*words, out=asyncio.subprocess.PIPE)
         async with asyncio.timeout(30):
             out, err = await process.communicate(stdin)
         return Done(process.returncode or 0, out.decode(), err.decode())
+
+    async def open_cli(self, *words: str, out: int | IO[bytes]) -> asyncio.subprocess.Process:
+        """Begin `rekindle WORDS` on this state folder; whoever opens it ends it."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", RUN, "--state", str(self.config.state), *words),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=out,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "REKINDLE_TOOLS_DIR": str(self.config.tools_dir)},
+        )
 
 
 @asynccontextmanager

@@ -135,7 +135,13 @@ async def test_run_wait_returns_when_it_runs_and_fails_when_it_never_does(here: 
         await here.store.report(await _first(here), Fact.LOST)
         await here.store.report(await _first(here), Fact.STOPPED)
     assert waiting.result().code == 1
-    assert "is TERMINATED, not RUNNING: Internal service error." in waiting.result().err
+    assert "is TERMINATED, not RUNNING: Internal service error.\n" in waiting.result().err
+    last = waiting.result().err.splitlines()[-3:]
+    assert ["PENDING (by " in last[0], last[1].partition("  P")[2], last[2].partition("  T")[2]] == [
+        True,
+        "ENDING -> TERMINATING (by service): Internal service error.",
+        "ERMINATING -> TERMINATED (by service): Internal service error.",
+    ]
 
 
 async def _first(here: Ground) -> MicroVM:
@@ -188,6 +194,7 @@ async def test_a_suspend_that_fails_is_an_error(here: Ground) -> None:
         await here.store.report(await _in_phase(here, vm.id, "SUSPENDING"), Fact.SUSPEND_FAILED)
     assert waiting.result().code == 1
     assert "is RUNNING, not SUSPENDED" in waiting.result().err
+    assert "SUSPENDING -> RUNNING (by service): suspend failed" in waiting.result().err
 
 
 # -- logs, curl, token -------------------------------------------------------------------------------------------------

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,35 @@ def test_a_vmm_killed_before_any_sleep_is_reported(launch: Callable[..., Vm]) ->
     vm.until("RUNNING")
     os.kill(vm.cloud.vmm_pid(vm.id), signal.SIGKILL)
     assert vm.until("TERMINATED")["stateReason"] == "Internal service error."
+
+
+def test_after_a_restart_of_the_host_sleepers_wake_and_what_ran_is_told(
+    launch: Callable[..., Vm], cloud: Cloud
+) -> None:
+    """As a power cut leaves it: every process gone, sockets and pid files still there, another boot id."""
+    asleep, woken, fresh = launch(), launch(), launch()
+    for vm in (asleep, woken):
+        vm.snippet("kept = 1")
+        vm.suspend()
+    woken.snippet("kept = 2")
+    fresh.until("RUNNING")
+    processes = [cloud.vmm_pid(vm.id) for vm in (woken, fresh)] + [cloud.relay_pid()]
+    cloud.kill()
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: all(gone(pid) for pid in processes), 10, "nothing runs")
+    assert (woken.home / "run/vmm").exists()
+    with closing(sqlite3.connect(cloud.state / "rekindle.db")) as db, db:
+        assert db.execute("UPDATE node SET boot_id = 'an earlier boot'").rowcount == 1
+    cloud.start()
+    assert fresh.until("TERMINATED")["stateReason"] == "The host was restarted."
+    assert woken.row()["stateReason"] == "The host was restarted; the MicroVM is back at its last suspended state."
+    assert not (woken.home / "run/vmm").exists()
+    for vm in (asleep, woken):
+        assert until(partial(answers, vm), 30, "it wakes") == "1"
+    told = cloud.cli("events", woken.id).stdout
+    assert "RUNNING -> SUSPENDED (by service): The host was restarted; the MicroVM is back at its last" in told
+    assert told.splitlines()[-2].endswith("SUSPENDED -> RESUMING (by request): a request waits")
 
 
 def test_killed_in_the_middle_of_a_suspend(launch: Callable[..., Vm], cloud: Cloud) -> None:

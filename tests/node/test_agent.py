@@ -14,6 +14,7 @@ import pytest
 from rekindle.config import Memory
 from rekindle.core.errors import NoCapacity
 from rekindle.core.lifecycle import Ask, Fact, Phase
+from rekindle.core.microvm import REQUEST, MicroVM
 from rekindle.node.agent import Agent
 from rekindle.node.builds import Workshop
 from rekindle.store.db import Store
@@ -58,6 +59,53 @@ async def at_work(state: Path, store: Store, relay: Relay, memory: Memory = Memo
         running = own.create_task(agent.run())
         await asyncio.sleep(0)  # noqa: TID251 - lets `run` begin, nothing more
         yield agent
+        running.cancel()
+
+
+class SlowStore:
+    """The store, but that the row of one microVM is slow to come."""
+
+    def __init__(self, store: Store, slow: str) -> None:
+        self._store, self._slow = store, slow
+        self.looked = 0  #: how often somebody asked for that row
+        self.may_answer = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def microvm(self, vm_id: str) -> MicroVM | None:
+        if vm_id == self._slow:
+            self.looked += 1
+            await self.may_answer.wait()
+        return await self._store.microvm(vm_id)
+
+
+async def asleep(store: Store) -> MicroVM:
+    vm = await store.report(await started(store, HandClock()), Fact.STARTED)
+    return await store.report(await store.ask(vm.id, Ask.SUSPEND), Fact.SUSPENDED, snapshot=1)
+
+
+async def test_a_wake_that_lasts_delays_no_other_and_is_not_begun_twice(tmp_path: Path, store: Store) -> None:
+    await built_image(store)
+    slow, other = await asleep(store), await asleep(store)
+    held = SlowStore(store, slow.id)
+    relay = Relay()
+    relay.waited_for = [slow.id, slow.id, other.id, slow.id]
+    at = hands(tmp_path / "state", Driver(), relay, HandClock())
+    agent = Agent(at, cast(Store, held), cast(Workshop, None), {})
+
+    async def asked(vm: MicroVM) -> bool:
+        return any(event.by == REQUEST for event in await store.events(vm.id, 9))
+
+    async with asyncio.TaskGroup() as own:
+        held.may_answer.set()
+        running = own.create_task(agent.run())
+        held.may_answer.clear()
+        await until_async(lambda: asked(other), 5, "the other one wakes")
+        wakes = held.looked - 1  # its keeper looks too
+        assert (await asked(slow), wakes) == (False, 1)
+        held.may_answer.set()
+        await until_async(lambda: asked(slow), 5, "the slow one wakes too")
         running.cancel()
 
 

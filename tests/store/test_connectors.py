@@ -48,7 +48,7 @@ async def test_a_new_connector_is_pending_until_the_node_has_looked(store: Store
     assert await store.settle_connectors() == []
     active = await store.connector(made.arn)
     assert active == replace(made, state=ConnectorState.ACTIVE)
-    assert await words(store, made) == [("PENDING", "client asked"), ("PENDING -> ACTIVE", None)]
+    assert await words(store, made) == [("PENDING", "asked to create"), ("PENDING -> ACTIVE", None)]
 
 
 async def test_a_name_is_one_connectors_in_its_account_and_region(store: Store) -> None:
@@ -101,7 +101,7 @@ async def test_a_change_is_a_new_version_and_the_old_one_stays_what_it_was(store
     assert [one.number for one in await store.connector_versions(made)] == [2, 1]
     assert await store.connector_version(made, 1) == old
     assert (await words(store, made))[2:] == [
-        ("update to version 2 InProgress", "client asked"),
+        ("update to version 2 InProgress", "asked to update"),
         ("update to version 2 Successful", None),
     ]
 
@@ -167,7 +167,7 @@ async def test_a_deleted_connector_goes_with_all_that_is_its(store: Store) -> No
     assert await store.settle_connectors() == [f"{made.arn} is gone"]
     assert await store.connector(made.arn) is None
     assert await store.connector_versions(made) == []
-    assert await words(store, made) == []
+    assert (await words(store, made))[-1] == ("DELETED", "nothing of it is left")
     with pytest.raises(NotFound, match=f"Network connector not found for: {made.arn}"):
         await store.delete_connector(made.arn)
     again = await store.create_connector(connector_row(), client_token=made.name, token_digest="d")

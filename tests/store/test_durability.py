@@ -54,7 +54,7 @@ async def test_a_kill_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     vm = await store.microvm(vm_id)
     assert vm is not None
     assert (vm.phase, vm.state_reason) == (Phase.TERMINATING, "because")
-    assert [event.why for event in await store.events(vm.id, 9)] == ["client asked", "because"]
+    assert [event.why for event in await store.events(vm.id, 9)] == ["asked to run", "because"]
     assert await store.accounts() == ["000000000000"]  # the half transaction is gone
     await store.check_invariants()
     await store.close()

@@ -242,7 +242,12 @@ async def test_an_image_goes_with_its_last_version(store: Store, clock: HandCloc
     assert (await image(store)).state is ImageState.DELETING
     await store.version_removed(second)
     assert (await store.image(ARN), await store.version_folders(), await store.build_ids()) == (None, set(), set())
-    assert await store.events(ARN, 9) == []
+    told = [(event.what, event.by) for event in await store.events(ARN, 3)]
+    assert told == [
+        ("version 1.0 DELETED", "service"),
+        ("version 2.0 DELETED", "service"),
+        ("image DELETED", "service"),
+    ]
     with pytest.raises(NotFound, match=f"^MicroVMImage not found for MicroVMImageID: {ARN}$"):
         await store.delete_image(ARN)
     # The token went with its image: the same create makes a new one instead of a ghost.

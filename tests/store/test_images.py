@@ -58,7 +58,13 @@ async def test_a_build_that_succeeds_changes_all_three_rows(store: Store) -> Non
     assert await store.active_version(version.image_arn) == version
     assert await store.versions_owing() == []
     story = [event.what for event in await store.events(version.image_arn, 9)]
-    assert story == ["version 1.0 PENDING", "version 1.0 IN_PROGRESS", "version 1.0 SUCCESSFUL", "image CREATED"]
+    assert story == [
+        "image CREATING",
+        "version 1.0 PENDING",
+        "version 1.0 IN_PROGRESS",
+        "version 1.0 SUCCESSFUL",
+        "image CREATED",
+    ]
 
 
 async def test_a_build_that_fails_says_why(store: Store) -> None:

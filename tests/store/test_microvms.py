@@ -38,7 +38,7 @@ async def test_a_life(store: Store, vm: MicroVM, clock: HandClock) -> None:
     vm = await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)
     assert (vm.phase, vm.state_reason, vm.terminated_at_ms) == (Phase.TERMINATED, "Success.", clock())
     assert [(event.what, event.why) for event in await store.events(vm.id, 9)] == [
-        ("PENDING", "client asked"),
+        ("PENDING", "asked to run"),
         ("PENDING -> RUNNING", "started"),
         ("RUNNING -> SUSPENDING", "asked to suspend"),
         ("SUSPENDING -> SUSPENDED", "suspended"),

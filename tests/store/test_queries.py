@@ -56,9 +56,14 @@ async def test_every_query_runs(store: Store, clock: HandClock) -> None:
     await store.check_invariants()
     clock.pass_minutes(62)
     await store.forget_terminated(clock())
+    await store.events(None, 9)
+    await store.events_after(None, 0, limit=9)
+    await store.events_after(arn("demo"), 0, limit=9)
     await store.delete_image(arn("demo"))
     for going in await store.versions_deleting():
         await store.version_removed(going)
+    clock.pass_minutes(1)
+    await store.forget_ended(clock())
     assert noting.used == set(noting)
 
 
@@ -100,5 +105,6 @@ async def a_machine(store: Store, clock: HandClock) -> None:
     vm = await store.run_microvm(vm_row(clock), PORTS, client_token="t", token_digest="d", ceilings=ceilings, room=room)
     await store.microvms(ACCOUNT, REGION)
     await store.owing("local")
+    await store.host_booted("local", "boot")
     await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)
     await store.events(vm.id, 9)

@@ -48,3 +48,9 @@ SELECT id FROM microvm WHERE phase = 'TERMINATED' AND terminated_at_ms < :before
 
 -- forget_microvm --
 DELETE FROM microvm WHERE id = :id AND phase = 'TERMINATED'
+
+-- boot --
+SELECT boot_id FROM node WHERE name = :name
+
+-- set_boot --
+INSERT INTO node (name, boot_id) VALUES (:name, :boot_id) ON CONFLICT (name) DO UPDATE SET boot_id = :boot_id
