@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from rekindle.config_rules import rules
 from rekindle.core import quiet
 from rekindle.core.errors import Invalid
 from rekindle.core.quota import Ceilings, Room
@@ -135,6 +135,31 @@ class Egress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Lifetime:
+    max_duration_s: int = 28_800  #: most that maximumDurationInSeconds may be, suspended time included (AWS: 28800)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Idle:
+    """What keeps a microVM from its idle suspension besides bytes over its endpoint, and what its app may ask for
+    itself (docs/guest-api.md). Nothing but bytes counts as long as cpu_percent and egress_kib are 0."""
+
+    lease_max_s: int = 28_800  #: a busy lease keeps a VM awake at most so long after its last activity; 0: no leases
+    self_suspend: bool = True  #: an app may ask for the suspension of its own VM
+    awake_s: int = 5  #: such a wish is followed so long after the VM began to run, at the earliest
+    cpu_percent: int = 0  #: a VMM that uses more of one CPU than this, on average over the window, is active; 0: off
+    #: so much traffic over the guest's own connections to the outside in one window is activity; 0: off
+    egress_kib: int = 0
+    window_s: int = 15  #: over which CPU time and the guest's own traffic are counted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HookRules:
+    #: after a /suspend hook that did not answer 200: terminate (as on AWS) | keep_running
+    failed_suspend: str = "terminate"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Iam:
     """Roles that requests name. Nothing assumes them here: there are no AWS credentials to be had."""
 
@@ -172,6 +197,9 @@ class Config:
     quiet: Quiet = field(default_factory=Quiet)
     egress: Egress = field(default_factory=Egress)
     artifacts: Artifacts = field(default_factory=Artifacts)
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    idle: Idle = field(default_factory=Idle)
+    hooks: HookRules = field(default_factory=HookRules)
     iam: Iam = field(default_factory=Iam)
     machine: Machine = field(default_factory=Machine)
 
@@ -225,46 +253,10 @@ def _with_preset(quotas: dict[str, Any]) -> dict[str, Any]:
 
 def _check(config: Config) -> None:
     """Values of the right type that would leave the service waiting for ever or in the wrong hands."""
-    build, ingress, machine, memory = config.build, config.ingress, config.machine, config.memory
-    rules = {
-        "account must be 12 digits": re.fullmatch(r"\d{12}", config.account),
-        "region must be lower-case letters, digits and '-'": re.fullmatch(r"[a-z0-9-]{1,32}", config.region),
-        "build.trust must be nobody or operator": build.trust in ("nobody", "operator"),
-        "build.concurrent must be at least 1": build.concurrent >= 1,
-        "memory.peak_factor must be at least 1": memory.peak_factor >= 1,
-        "memory.mib_per_vcpu must be at least 1": memory.mib_per_vcpu >= 1,
-        "memory.overcommit must be at least 1": memory.overcommit >= 1,
-        "memory.host_mib must be at least 0": memory.host_mib >= 0,
-        "memory.default_mib must be at least 1": memory.default_mib >= 1,
-        "memory.extra_sizes_mib must be at least 1 each": all(size >= 1 for size in memory.extra_sizes_mib),
-        "egress.vpc must be none or internet": config.egress.vpc in ("none", "internet"),
-        "ingress.first_port and ingress.last_port must be ports, the first not above the last": 1
-        <= ingress.first_port
-        <= ingress.last_port
-        <= 65535,
-        "ingress.hold_s must be at least 1": ingress.hold_s >= 1,
-        "machine.probe_s must be at least 1": machine.probe_s >= 1,
-        "machine.first_uid must be above 0": machine.first_uid > 0,
-        "machine.uids must be at least the number of endpoint ports: each VMM has a uid of its own": machine.uids
-        > ingress.last_port - ingress.first_port,
-    }
-    for rule, kept in (rules | _quota_rules(config.quotas)).items():
+    for rule, kept in rules(config).items():
         if not kept:
             raise Invalid(rule)
     quiet.rules(config.quiet.rules, config.quiet.sets)
-
-
-def _quota_rules(quotas: Quotas) -> dict[str, bool]:
-    rules = {}
-    for one in dataclasses.fields(quotas):
-        value = getattr(quotas, one.name)
-        if isinstance(value, int):
-            rules[f"quotas.{one.name} must be at least 0 (0: no limit)"] = value >= 0
-        elif isinstance(value, tuple):
-            rules[
-                f"quotas.{one.name} must be [requests per second, burst], each at least 1, or [0, 0] for no limit"
-            ] = len(value) == 2 and (min(value) >= 1 or value == (0, 0))
-    return rules
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:

@@ -23,7 +23,8 @@ import uvloop
 from rekindle import binaries, clients, identity, operator_api, servers, unixsock, vitals
 from rekindle.api import app as api
 from rekindle.artifacts import app as artifacts
-from rekindle.clock import Clock, wall_ms
+from rekindle.clock import Clock
+from rekindle.clock import of as clock_of
 from rekindle.config import Config
 from rekindle.core.errors import Invalid, MachineError
 from rekindle.core.managed import Managed
@@ -54,7 +55,7 @@ def main(config: Config) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, wall_ms))
+        runner.run(_serve(config, clock_of(os.environ)))
 
 
 async def _serve(config: Config, clock: Clock) -> None:

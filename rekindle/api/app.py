@@ -17,6 +17,7 @@ from rekindle.api.authorize import authorize
 from rekindle.api.context import Caller, Engine, Parsed, Raw, Reply, Routed, Signed, Tools
 from rekindle.api.errors import TooLarge
 from rekindle.api.model import SIGNING_NAME, Operation
+from rekindle.api.operations_microvms import MAX_DURATION
 from rekindle.api.router import route
 from rekindle.api.throttle import Throttle
 from rekindle.api.validate import validate
@@ -94,7 +95,7 @@ class Api:
         """What exactly is asked. Raises Malformed or Invalid."""
         model = routed.operation.model
         params = codec.parse(model, routed.labels, routed.raw.query, routed.raw.body)
-        validate(model.input_shape, params)
+        validate(model.input_shape, params, {MAX_DURATION: self.tools.config.lifetime.max_duration_s})
         return Parsed(routed.caller, routed.operation, params)
 
 

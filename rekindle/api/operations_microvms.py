@@ -16,7 +16,7 @@ from rekindle.core.lifecycle import WIRE, Ask, Phase
 from rekindle.core.microvm import IdlePolicy, MicroVM
 from rekindle.store.microvms import place
 
-#: AWS's default is its maximum (recorded: spec §1.4), and the model has the maximum.
+#: AWS's default is its maximum (recorded: spec §1.4), and the model has the maximum; the operator may set another.
 MAX_DURATION = "RunMicrovmRequestMaximumDurationInSecondsInteger"
 _GOING = (ImageState.DELETING, ImageState.DELETED)
 
@@ -135,7 +135,7 @@ def _pending(tools: Tools, call: Parsed, version: Version, egress: tuple[str, ..
         memory_mib=version.memory_mib,
         vcpus=version.vcpus,
         idle=_idle(params.get("idlePolicy")),
-        max_duration_s=params.get("maximumDurationInSeconds", model.maximum(MAX_DURATION)),
+        max_duration_s=params.get("maximumDurationInSeconds", _default_duration_s(tools)),
         ingress=ingress(region, params.get("ingressNetworkConnectors", [])),
         egress=egress,
         started_at_ms=tools.clock(),
@@ -144,6 +144,10 @@ def _pending(tools: Tools, call: Parsed, version: Version, egress: tuple[str, ..
         logging=params.get("logging"),
         run_hook_payload=params.get("runHookPayload"),
     )
+
+
+def _default_duration_s(tools: Tools) -> int:
+    return min(model.maximum(MAX_DURATION), tools.config.lifetime.max_duration_s)
 
 
 def _idle(policy: Mapping[str, Any] | None) -> IdlePolicy | None:

@@ -63,6 +63,7 @@ class MicroVM:
 #: Who caused an event when it was no caller of the API, whose access key id stands there otherwise.
 SERVICE = "service"  #: the node itself: what it found, and what time alone does
 REQUEST = "request"  #: a request at the endpoint
+GUEST = "guest"  #: the app of that microVM, for it
 OPERATOR = "operator"  #: by way of the operator's own API
 
 
@@ -74,6 +75,6 @@ class Event:
     at_ms: int
     what: str
     why: str | None = None
-    by: str = SERVICE  #: SERVICE, REQUEST, OPERATOR, or the id of the access key that asked
+    by: str = SERVICE  #: SERVICE, REQUEST, GUEST, OPERATOR, or the id of the access key that asked
     number: int | None = field(default=None, compare=False)  #: its place among all events, once it is written
     detail: Mapping[str, object] = field(default_factory=dict)

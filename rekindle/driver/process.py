@@ -35,6 +35,13 @@ class Identity:
         stat = _stat(self.pid)
         return stat is not None and int(stat[19]) == self.started_ticks and stat[0] not in ("Z", "X")
 
+    def cpu_ms(self) -> int:
+        """CPU time that it has used so far, in user and kernel mode; 0 when it is gone."""
+        stat = _stat(self.pid)
+        if stat is None or int(stat[19]) != self.started_ticks:
+            return 0
+        return (int(stat[11]) + int(stat[12])) * 1000 // os.sysconf("SC_CLK_TCK")
+
 
 def started_ticks(pid: int) -> int | None:
     """When `pid` was started, in clock ticks after boot; None when there is no such process."""
@@ -43,7 +50,10 @@ def started_ticks(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat after the name (which may hold anything): [0] is the state, [19] the start."""
+    """The fields of /proc/<pid>/stat after the name (which may hold anything).
+
+    [0] is the state, [11] and [12] the CPU time, [19] the start.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -10,12 +10,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 from rekindle.core.errors import GuestError, MachineError
 
 ANSWER_S = 30.0
+WISHES_S = 5.0
+MAX_ANSWER_BYTES = 4 << 20  #: the largest is the ring of an app's output, 1 MiB
+_MAX_LEASE_MS = 2**53
+_MAX_NAME = 64
+_MAX_EXIT_CODE = 255
 
 
 class RelayGone(MachineError):
@@ -72,6 +78,23 @@ class AppEnd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """The app's word that it has work for so long; its time stands still while the machine is frozen."""
+
+    left_ms: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What the app has said of its own machine since the thaw (docs/guest-api.md). It may lie."""
+
+    news: int  #: how often it said something that must be heard at once
+    suspend: bool
+    lease: Lease | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class App:
     """What `start` runs in the container."""
 
@@ -118,8 +141,17 @@ class Guest:
         return _hook_result(answer["hook"]) if answer.get("hook") else None
 
     async def thaw(
-        self, *, entropy: bytes | None, now_ns: int, hostname: str, machine_id: str, first: bool, hook: HookCall | None
+        self,
+        *,
+        entropy: bytes | None,
+        now_ns: int,
+        hostname: str,
+        machine_id: str,
+        first: bool,
+        hook: HookCall | None,
+        about: Mapping[str, object] | None = None,
     ) -> Thawed:
+        """`about`: what the app may read about its own microVM; None in a machine that is only being baked."""
         body = {
             "entropy": base64.b64encode(entropy).decode() if entropy else None,
             "now_ns": now_ns,
@@ -128,14 +160,22 @@ class Guest:
             "first": first,
             "hook": hook.to_wire() if hook else None,
         }
-        answer = await self._call("POST", "/thaw", body, (hook.timeout_s if hook else 0) + ANSWER_S)
+        query = "?about=" + quote(json.dumps(about)) if about is not None else ""
+        answer = await self._call("POST", "/thaw" + query, body, (hook.timeout_s if hook else 0) + ANSWER_S)
         result = _hook_result(answer["hook"]) if answer.get("hook") else None
         return Thawed(seeded=answer["seeded"], clock_step_ns=answer["clock_step_ns"], hook=result)
 
     async def wait(self) -> AppEnd:
         """Return when the app's main process has ended."""
-        answer = await self._call("GET", "/wait", None, None)
-        return AppEnd(exit_code=answer["exit_code"], oom_kills=answer.get("oom_kills") or 0)
+        return _app_end(self._vm_id, await self._call("GET", "/wait", None, None))
+
+    async def listen(self, heard: int) -> AppEnd | Wishes:
+        """Return when the app's main process has ended, or when it said something after the first `heard` news."""
+        answer = await self._call("GET", f"/wait?news={heard}", None, None)
+        return _wishes(self._vm_id, answer) if "news" in answer else _app_end(self._vm_id, answer)
+
+    async def wishes(self) -> Wishes:
+        return _wishes(self._vm_id, await self._call("GET", "/wishes", None, WISHES_S))
 
     async def logs(self, offset: int) -> tuple[bytes, int]:
         """The app's output from byte `offset` on (as far as the guest still has it), and the offset after it."""
@@ -144,16 +184,22 @@ class Guest:
 
     async def _call(self, method: str, path: str, body: object, timeout_s: float | None) -> dict[str, Any]:
         response = await self._send(method, path, body, timeout_s)
-        answer: dict[str, Any] = response.json()
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise GuestError(f"{self._vm_id}: the guest agent's answer to {method} {path} is no JSON object")
         return answer
 
     async def _send(self, method: str, path: str, body: object, timeout_s: float | None) -> httpx.Response:
         content = json.dumps(body).encode() if body is not None else None
         headers = {"content-type": "application/json"} if content else {}
         try:
-            response = await self._http.request(
+            async with self._http.stream(
                 method, self._base + path, content=content, headers=headers, timeout=timeout_s
-            )
+            ) as stream:
+                response = await self._whole(stream)
         except httpx.TimeoutException as err:
             raise GuestError(f"{self._vm_id}: the guest agent gave no answer to {method} {path} in time") from err
         except httpx.TransportError as err:
@@ -161,6 +207,34 @@ class Guest:
         if response.status_code >= 400:
             raise GuestError(f"{self._vm_id}: the guest agent refused {method} {path}: {_reason(response)}")
         return response
+
+    async def _whole(self, stream: httpx.Response) -> httpx.Response:
+        """The answer with its body, which a guest may make as long as it likes. Raises GuestError."""
+        body = bytearray()
+        async for chunk in stream.aiter_raw():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise GuestError(f"{self._vm_id}: the guest agent's answer has more than {MAX_ANSWER_BYTES} bytes")
+        return httpx.Response(stream.status_code, headers=stream.headers, content=bytes(body))
+
+
+def _app_end(vm_id: str, answer: Mapping[str, Any]) -> AppEnd:
+    code, kills = answer.get("exit_code"), answer.get("oom_kills") or 0
+    if type(code) is not int or not 0 <= code <= _MAX_EXIT_CODE or type(kills) is not int:
+        raise GuestError(f"{vm_id}: the guest agent does not say how the app ended")
+    return AppEnd(exit_code=code, oom_kills=kills)
+
+
+def _wishes(vm_id: str, answer: Mapping[str, Any]) -> Wishes:
+    news, suspend, lease = (answer.get(name) for name in ("news", "suspend", "lease"))
+    if type(news) is not int or type(suspend) is not bool or not isinstance(lease, dict | None):
+        raise GuestError(f"{vm_id}: the guest agent does not say what the app wishes")
+    if lease is not None:
+        left_ms, name = lease.get("left_ms"), lease.get("name")
+        if type(left_ms) is not int or not 0 <= left_ms <= _MAX_LEASE_MS or not isinstance(name, str):
+            raise GuestError(f"{vm_id}: the guest agent does not say how long the app's lease is")
+        lease = Lease(left_ms=left_ms, name=name[:_MAX_NAME])
+    return Wishes(news=news, suspend=suspend, lease=lease)
 
 
 def _hook_result(answer: Mapping[str, Any]) -> HookResult:

@@ -15,9 +15,9 @@ from rekindle.core.errors import HookFailed, MachineError, NoCapacity, NotFound,
 from rekindle.core.lifecycle import OWES, Ask, Fact, Phase, Work
 from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.base import Exit, ExitKind, Handle
-from rekindle.guest.client import AppEnd, HookCall, RelayGone
+from rekindle.guest.client import AppEnd, HookCall, RelayGone, Wishes
 from rekindle.node import hooks, perform, sleep
-from rekindle.node.deadlines import Deadlines
+from rekindle.node.deadlines import Deadlines, Due
 from rekindle.node.machine import Baked, route_of
 from rekindle.node.perform import Done, Hands
 from rekindle.node.watch import News, Watch
@@ -59,7 +59,7 @@ class Keeper:
         self._baked_of = baked
         self._routed = routed  # the relay has the VM's route, as far as we know
         self._watched = Watch(at)
-        self._deadlines = Deadlines(at)
+        self._deadlines = Deadlines(at, store)
         self._app_ended = False
         self._pauses = pauses
         self._failures = 0  #: in a row
@@ -184,7 +184,7 @@ class Keeper:
             if handle is not None:
                 await self._at.host.driver.kill(handle)  # terminated meanwhile: STOP finds nothing left
             raise
-        self._deadlines.active()
+        self._deadlines.runs_anew()
         await self._at.relay.put_state(vm.id, "running")
 
     async def _suspend(self, vm: MicroVM) -> None:
@@ -195,7 +195,10 @@ class Keeper:
         except RelayGone:
             raise
         except HookFailed as err:
-            await self._lost(vm, err.message)
+            if self._at.host.config.hooks.failed_suspend == "keep_running":
+                await self._goes_on(vm, err.message)
+            else:
+                await self._lost(vm, err.message)
         except perform.ProcessGone as err:
             await self._fell(vm, err.message)
         except Exception as err:
@@ -226,8 +229,12 @@ class Keeper:
             await self._fell(vm, f"{_said(err)}; then {_said(second)}")
             return
         await self._tell("why the suspend failed", _said(err))
-        await self._store.report(vm, Fact.SUSPEND_FAILED, state_reason=SUSPEND_FAILED)
-        self._deadlines.active()
+        await self._goes_on(vm, SUSPEND_FAILED)
+
+    async def _goes_on(self, vm: MicroVM, reason: str) -> None:
+        """The suspend failed and the VM runs."""
+        await self._store.report(vm, Fact.SUSPEND_FAILED, state_reason=reason)
+        self._deadlines.runs_anew()
         await self._at.relay.put_state(vm.id, "running")
 
     async def _stop(self, vm: MicroVM) -> None:
@@ -274,14 +281,14 @@ class Keeper:
         """Wait until something happens to a VM that owes nothing, or one of its deadlines passes, and act on it."""
         if vm.phase is not Phase.RUNNING:
             await self._asleep(vm)
-            await self._watched.poked_within(self._deadlines.left_s(vm))
+            await self._watched.poked_by(await self._deadlines.next_ms(vm))
             await self._at_deadline(vm)
             return
         handle = await self._adopted(vm)
         if handle is None:
             await self._fell(vm, "The VMM was gone when the service looked")
             return
-        news = await self._watched.running(vm.id, handle, self._deadlines.left_s(vm))
+        news = await self._watched.running(vm.id, handle, await self._deadlines.next_ms(vm))
         if news is None:
             await self._at_deadline(vm)
         else:
@@ -297,12 +304,14 @@ class Keeper:
     async def _at_deadline(self, vm: MicroVM) -> None:
         due = await self._deadlines.due(vm)
         if due is not None:
-            await self._ask(vm, *due)
+            await self._ask(vm, due)
 
     async def _act(self, vm: MicroVM, news: News) -> None:
         if isinstance(news, AppEnd):
             self._app_ended = True
-            await self._ask(vm, Ask.TERMINATE, f"Container Stopped with Exit Code: {news.exit_code}")
+            await self._ask(vm, Due(Ask.TERMINATE, f"Container Stopped with Exit Code: {news.exit_code}"))
+        elif isinstance(news, Wishes):
+            self._deadlines.heard(news)
         elif (await self._row()).phase is Phase.RUNNING:
             await self._process_ended(vm, news)
 
@@ -312,9 +321,9 @@ class Keeper:
         else:
             await self._lost(vm, f"The {end.kind.value}.", end.detail or None)
 
-    async def _ask(self, vm: MicroVM, ask: Ask, why: str) -> None:
+    async def _ask(self, vm: MicroVM, due: Due) -> None:
         try:
-            await self._store.ask(vm.id, ask, why=why)
+            await self._store.ask(vm.id, due.ask, why=due.why, by=due.by)
         except RekindleError as err:
             LOG.info("%s: %s", vm.id, err.message)  # somebody else moved it first: the row says what is next
 

@@ -76,6 +76,22 @@ def route_of(host: Host, vm: MicroVM, state: str) -> dict[str, object]:
     } | ({"quiet": [rule.wire() for rule in rules]} if rules else {})
 
 
+def about(host: Host, vm: MicroVM) -> dict[str, object]:
+    """What the app may read about its own VM (docs/guest-api.md). The revision grows with every start and resume."""
+    idle = vm.idle and {
+        "max_idle_seconds": vm.idle.max_idle_s,
+        "suspended_seconds": vm.idle.suspended_s,
+        "auto_resume": vm.idle.auto_resume,
+    }
+    return {
+        "microvm_id": vm.id,
+        "generation": vm.revision,
+        "idle": idle,
+        "lease_max_seconds": host.config.idle.lease_max_s,
+        "ends_at_ms": vm.expires_at_ms(),
+    }
+
+
 def endpoint_of(vm: MicroVM) -> str:
     """A bare authority, as on AWS; port mode (`localhost:<port>`)."""
     return f"localhost:{vm.endpoint_port}"

@@ -26,7 +26,7 @@ from rekindle.driver import leftovers
 from rekindle.driver.base import Handle, MachineSpec
 from rekindle.guest.client import Guest, HookCall
 from rekindle.node import hooks
-from rekindle.node.machine import Baked, Host, hostname_of, machine_id_of, spec_of
+from rekindle.node.machine import Baked, Host, about, hostname_of, machine_id_of, spec_of
 from rekindle.node.relay import Relay
 
 LOG = logging.getLogger(__name__)
@@ -152,6 +152,7 @@ async def _thaw(at: Hands, vm: MicroVM, hook: HookCall | None, *, first: bool) -
         machine_id=machine_id_of(vm),
         first=first,
         hook=hook,
+        about=about(at.host, vm),
     )
     if seeding and not thawed.seeded:
         raise GuestError(f"{vm.id} did not confirm that its random number generator was reseeded")

@@ -118,6 +118,10 @@ class Relay:
     async def vms(self) -> dict[str, dict[str, Any]]:
         return await self._call("GET", "/vms")
 
+    async def vm(self, vm_id: str) -> dict[str, Any]:
+        """What the relay counts of one VM, and since when it has counted."""
+        return await self._call("GET", f"/vms/{vm_id}")
+
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The relay's events; ends with RelayGone when the relay does."""
         try:

@@ -7,16 +7,18 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from rekindle.clock import look_again_s
 from rekindle.core.errors import GuestError, MachineError
 from rekindle.driver.base import Exit, Handle
-from rekindle.guest.client import AppEnd
+from rekindle.guest.client import AppEnd, Wishes
 from rekindle.node.perform import SYNC_S, Hands
 from rekindle.rest import rest
 
 LOG = logging.getLogger(__name__)
 CHANNEL_AGAIN_S = 5.0  #: at the latest; a lost channel pokes
+WISH_EVERY_S = 1.0  #: a guest that never stops wishing is heard so often
 
-News = Exit | AppEnd
+News = Exit | AppEnd | Wishes
 
 
 class Watch:
@@ -25,6 +27,8 @@ class Watch:
     def __init__(self, at: Hands) -> None:
         self._at = at
         self._poked = asyncio.Event()
+        self._heard = 0  # of the guest's news
+        self._listens_from_s = 0.0  # on the loop's clock
 
     def poke(self) -> None:
         self._poked.set()
@@ -33,13 +37,18 @@ class Watch:
         """The row is about to be read: earlier pokes are answered by that."""
         self._poked.clear()
 
-    async def poked_within(self, seconds: float | None) -> None:
+    async def poked_within(self, seconds: float) -> None:
         """Return at the next poke or after `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._poked.wait()
         except TimeoutError:
             return
+
+    async def poked_by(self, at_ms: int) -> None:
+        """Return at the next poke or when the clock shows `at_ms`."""
+        while not self._poked.is_set() and (left_ms := at_ms - self._at.clock()) > 0:
+            await self.poked_within(min(left_ms / 1000, look_again_s(self._at.clock)))
 
     async def unless(self, over: Callable[[], Awaitable[bool]], work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, but give it up when a poke finds that it is `over`. What it raises is raised."""
@@ -66,12 +75,15 @@ class Watch:
             for one in (doing, poke):
                 one.cancel()
 
-    async def running(self, vm_id: str, handle: Handle, within_s: float) -> News | None:
-        """How the app or the process ended; None at a poke or after `within_s`. Nothing is watched afterwards."""
+    async def running(self, vm_id: str, handle: Handle, until_ms: int) -> News | None:
+        """How the app or the process ended, or what the guest wishes; None at a poke or at `until_ms`.
+
+        Nothing is watched afterwards.
+        """
         async with asyncio.TaskGroup() as own:
-            app = own.create_task(self._app_end(vm_id), name=f"{vm_id} app")
+            app = own.create_task(self._said_by(vm_id), name=f"{vm_id} app")
             process = own.create_task(self._at.host.driver.wait(handle), name=f"{vm_id} process")
-            poke = own.create_task(self.poked_within(within_s), name=f"{vm_id} poke")
+            poke = own.create_task(self.poked_by(until_ms), name=f"{vm_id} poke")
             await asyncio.wait((app, process, poke), return_when=asyncio.FIRST_COMPLETED)
             for one in (app, process, poke):
                 one.cancel()
@@ -79,12 +91,18 @@ class Watch:
             return app.result()
         return None if process.cancelled() else process.result()
 
-    async def _app_end(self, vm_id: str) -> AppEnd:
+    async def _said_by(self, vm_id: str) -> AppEnd | Wishes:
         """Opens the channel first when it is down: without it nobody could say that the app has ended."""
+        loop = asyncio.get_running_loop()
+        await rest(max(0.0, self._listens_from_s - loop.time()))
         while True:
             try:
                 await self._at.relay.connect(vm_id, timeout_s=SYNC_S)
-                return await self._at.relay.guest(vm_id).wait()
+                said = await self._at.relay.guest(vm_id).listen(self._heard)
+                if isinstance(said, Wishes):
+                    self._heard = said.news
+                    self._listens_from_s = loop.time() + WISH_EVERY_S
+                return said
             except (GuestError, MachineError) as err:
                 LOG.info("%s: its app is not watched: %s", vm_id, err.message)
             await rest(CHANNEL_AGAIN_S)

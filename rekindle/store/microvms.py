@@ -122,6 +122,11 @@ class MicroVMs:
         """Those of the node whose phase owes work."""
         return [vm for vm in await self.all_microvms(node) if vm.phase in OWES]
 
+    async def running_since_ms(self, vm: MicroVM) -> int:
+        """When it last began to run, by its story; its start when it never did."""
+        row = self._db.one("began_running", subject=vm.id)
+        return vm.started_at_ms if row is None else int(row["at_ms"])
+
     async def ask(
         self, vm_id: str, ask: Ask, *, why: str | None = None, by: str = SERVICE, room: Room = NO_LIMIT
     ) -> MicroVM:

@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from rekindle.api import model
 from rekindle.api.app import Api
-from rekindle.config import Ingress
+from rekindle.config import Ingress, Lifetime
 from rekindle.core.lifecycle import WIRE, Ask, Fact, Phase
 from rekindle.store.db import Store
 from tests.store.rows import ACCOUNT, OTHER, REGION, HandClock, arn, build_row, built_image, image_rows, started
 
+from .conftest import KEYS
 from .wire import TOKEN_KEY, RecordingEngine, Wire, operation
 
 CONNECTOR = f"arn:aws:lambda:{REGION}:aws:network-connector:aws-network-connector:"
@@ -67,6 +68,22 @@ async def test_run_answers_every_member(
     listed = await wire.ok("ListMicrovms")
     members = ("imageArn", "imageVersion", "microvmId", "startedAt", "state")
     assert listed == {"items": [{name: vm[name] for name in members}], "nextToken": None}
+
+
+@pytest.mark.parametrize("most", [3600, 604_800])
+async def test_the_operator_says_how_long_a_life_may_be(api: Api, image: str, most: int) -> None:
+    config = replace(api.tools.config, lifetime=Lifetime(max_duration_s=most))
+    wire = Wire(Api(replace(api.tools, config=config)), KEYS[ACCOUNT])
+    longest = await wire.ok("RunMicrovm", imageIdentifier=image, maximumDurationInSeconds=most)
+    assert longest["maximumDurationInSeconds"] == most
+    answer = await wire.call("RunMicrovm", imageIdentifier=image, maximumDurationInSeconds=most + 1)
+    fault = f"Value '{most + 1}' at 'maximumDurationInSeconds' failed to satisfy constraint: Member must have value"
+    assert answer.error == (
+        "ValidationException",
+        f"1 validation error detected: {fault} less than or equal to {most}",
+    )
+    unsaid = await wire.ok("RunMicrovm", imageIdentifier=image)
+    assert unsaid["maximumDurationInSeconds"] == min(most, 28_800)
 
 
 async def test_an_image_passes_its_connector_on(wire: Wire, store: Store) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from rekindle.config import Config
-from rekindle.core.errors import MachineError
+from rekindle.core.errors import GuestError, MachineError
+from rekindle.core.image import Hooks
 from rekindle.core.microvm import MicroVM
 from rekindle.driver.base import Accel, Exit, ExitKind, Handle, MachineSpec, Snapshot
-from rekindle.guest.client import AppEnd, HookCall, HookResult, RelayGone, Thawed
+from rekindle.guest.client import AppEnd, HookCall, HookResult, RelayGone, Thawed, Wishes
 from rekindle.image.toolbox import Toolbox
 from rekindle.node.layout import Layout
 from rekindle.node.machine import Baked, Host
@@ -79,27 +80,58 @@ class Driver:
         return [pid for pid, gone in self.alive.items() if not gone.is_set()]
 
 
+NO_WISHES = Wishes(news=0, suspend=False, lease=None)
+
+
 class Guest:
+    """`say` is the app at its own API. A hook answers 200 unless `answers` has another result for its name."""
+
     def __init__(self) -> None:
+        self.said = NO_WISHES
+        self.mute = False  #: gives no answer about wishes
+        self.wished = asyncio.Event()
+        self.answers: dict[str, HookResult] = {}
+        self.hooks: list[str] = []
         self.app_ended: asyncio.Future[AppEnd] = asyncio.get_running_loop().create_future()
         self.may_thaw = asyncio.Event()
         self.may_thaw.set()
 
+    def say(self, wishes: Wishes) -> None:
+        self.said = wishes
+        self.wished.set()
+
     async def thaw(self, *, hook: HookCall | None, **_: object) -> Thawed:
         await self.may_thaw.wait()
-        return Thawed(seeded=True, clock_step_ns=0, hook=HookResult(status=200) if hook else None)
+        self.said = NO_WISHES
+        return Thawed(seeded=True, clock_step_ns=0, hook=await self.hook(hook) if hook else None)
 
     async def freeze(self, hook: HookCall | None, *, trim: bool) -> HookResult | None:
-        return HookResult(status=200) if hook else None
+        return await self.hook(hook) if hook else None
 
     async def hook(self, call: HookCall) -> HookResult:
-        return HookResult(status=200)
+        self.hooks.append(call.name)
+        return self.answers.get(call.name, HookResult(status=200))
+
+    async def wishes(self) -> Wishes:
+        if self.mute:
+            raise GuestError("no answer in time")
+        return self.said
+
+    async def listen(self, heard: int) -> AppEnd | Wishes:
+        while self.said.news == heard and not self.app_ended.done():
+            self.wished.clear()
+            async with asyncio.TaskGroup() as own:
+                either = [own.create_task(self.wished.wait()), own.create_task(self._ended())]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                for one in either:
+                    one.cancel()
+        return self.app_ended.result() if self.app_ended.done() else self.said
+
+    async def _ended(self) -> None:
+        await asyncio.wait((self.app_ended,))
 
     async def logs(self, offset: int) -> tuple[bytes, int]:
         return b"bye\n", 4
-
-    async def wait(self) -> AppEnd:
-        return await asyncio.shield(self.app_ended)
 
 
 @dataclass
@@ -111,6 +143,10 @@ class FakeRelay:
     down: bool = False
     deaf_to: set[str] = field(default_factory=set)  #: the next `put_state` of these is lost
     connects: int = 0
+    last_byte_ms: int = 0
+    started_at_ms: int = 0
+    egress_bytes: int = 0
+    asked: int = 0  #: how often `vm` was
 
     def forget(self) -> None:
         self.routes.clear()
@@ -143,8 +179,15 @@ class FakeRelay:
     async def disconnect(self, vm_id: str) -> None:
         self._known(vm_id)
 
-    async def vms(self) -> dict[str, dict[str, Any]]:
-        return {vm_id: {"last_byte_ms": 0} for vm_id in self.routes}
+    async def vm(self, vm_id: str) -> dict[str, Any]:
+        self._known(vm_id)
+        self.asked += 1
+        return {
+            "last_byte_ms": self.last_byte_ms,
+            "relay_started_at_ms": self.started_at_ms,
+            "egress_bytes_in": 0,
+            "egress_bytes_out": self.egress_bytes,
+        }
 
     def guest(self, vm_id: str) -> Guest:
         return self.one
@@ -155,18 +198,20 @@ class Image:
 
     def __init__(self) -> None:
         self.broken = False
+        self.hooks: Hooks | None = None
 
     async def baked(self, vm: MicroVM) -> Baked:
         if self.broken:
             raise MachineError("the image's manifest cannot be read")
-        return Baked(folder="a/b", tools=TOOLS, hooks=None)
+        return Baked(folder="a/b", tools=TOOLS, hooks=self.hooks)
 
 
-def hands(state: Path, driver: Driver, relay: FakeRelay, clock: HandClock) -> Hands:
+def hands(state: Path, driver: Driver, relay: FakeRelay, clock: HandClock, **config: Any) -> Hands:
+    """`config`: tables of the configuration."""
     layout = Layout(state)
     layout.make()
     host = Host(
-        config=Config(state=state, tools_dir=state / "tools"),
+        config=Config(state=state, tools_dir=state / "tools", **config),
         layout=layout,
         accel=Accel.TCG,
         as_root=False,

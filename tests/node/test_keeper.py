@@ -66,19 +66,20 @@ class Scene:
         return [event.what for event in await self.store.events(self.vm_id, 100)]
 
 
-Stage = Callable[[], Any]
+Stage = Callable[..., Any]
 
 
 @pytest.fixture
 def stage(tmp_path: Path, store: Store, clock: HandClock) -> Stage:
-    """`async with stage() as scene`: a PENDING VM and its keeper at work."""
+    """`async with stage() as scene`: a PENDING VM and its keeper at work; arguments are tables of configuration."""
 
     @asynccontextmanager
-    async def made() -> AsyncIterator[Scene]:
+    async def made(**config: Any) -> AsyncIterator[Scene]:
         await built_image(store)
         vm = await started(store, clock)
         driver, relay, image = Driver(), FakeRelay(), Image()
-        keeper = Keeper(vm.id, hands(tmp_path / "state", driver, relay, clock), store, image.baked, pauses=QUICK)
+        at = hands(tmp_path / "state", driver, relay, clock, **config)
+        keeper = Keeper(vm.id, at, store, image.baked, pauses=QUICK)
         async with asyncio.TaskGroup() as own:
             running = own.create_task(keeper.run())
             yield Scene(keeper, store, vm, (driver, relay, image))

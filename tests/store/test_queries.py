@@ -106,5 +106,6 @@ async def a_machine(store: Store, clock: HandClock) -> None:
     await store.microvms(ACCOUNT, REGION)
     await store.owing("local")
     await store.host_booted("local", "boot")
+    await store.running_since_ms(vm)
     await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)
     await store.events(vm.id, 9)

@@ -229,7 +229,15 @@ func (m *machine) state(state string) {
 
 func (m *machine) listed() map[string]any {
 	m.Helper()
-	return m.ok("GET", "/vms", nil)[m.id].(map[string]any)
+	all := m.ok("GET", "/vms", nil)[m.id].(map[string]any)
+	one := m.ok("GET", "/vms/"+m.id, nil)
+	if started, now := one["relay_started_at_ms"].(float64), float64(time.Now().UnixMilli()); started > now || started < now-1000*3600 {
+		m.Errorf("the relay was started at %.0f, and it is %.0f", started, now)
+	}
+	if len(one) != len(all)+1 || one["endpoint_port"] != all["endpoint_port"] {
+		m.Errorf("alone %v, in the list %v", one, all)
+	}
+	return all
 }
 
 // token mints a token for this VM.

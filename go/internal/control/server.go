@@ -15,6 +15,7 @@ import (
 	"rekindle/internal/event"
 	"rekindle/internal/ingress"
 	"rekindle/internal/vm"
+	"rekindle/internal/wall"
 )
 
 const maxBody = 1 << 20
@@ -34,7 +35,7 @@ type Server struct {
 
 // NewServer makes a relay without VMs that was not configured yet.
 func NewServer(version string) *Server {
-	s := &Server{version: version, started: time.Now(), hub: event.NewHub(), gateway: egress.NewGateway(), proxy: &ingress.Proxy{}}
+	s := &Server{version: version, started: wall.Now(), hub: event.NewHub(), gateway: egress.NewGateway(), proxy: &ingress.Proxy{}}
 	s.endpoints = ingress.NewEndpoints(s.proxy)
 	s.table = vm.NewTable(s.hub, func(m *vm.Meter) http.Handler { return s.gateway.Guest(&m.EgressIn, &m.EgressOut) })
 	s.routing = make(chan struct{}, 1)
@@ -48,6 +49,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("PUT /v1/config", s.putConfig)
 	mux.HandleFunc("GET /v1/events", s.events)
 	mux.HandleFunc("GET /vms", s.list)
+	mux.HandleFunc("GET /vms/{id}", s.known(s.get))
 	mux.HandleFunc("PUT /vms/{id}", s.putRoute)
 	mux.HandleFunc("DELETE /vms/{id}", s.deleteRoute)
 	mux.HandleFunc("PUT /vms/{id}/state", s.known(s.putState))
@@ -194,20 +196,31 @@ func (s *Server) disconnect(w http.ResponseWriter, _ *http.Request, target *vm.V
 func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
 	listed := map[string]any{}
 	for id, one := range s.table.All() {
-		route := one.Route()
-		listed[id] = map[string]any{
-			"state":            route.State,
-			"generation":       route.Generation,
-			"connected":        one.Connected(),
-			"last_byte_ms":     one.Meter.LastByteMS.Load(),
-			"open":             one.Meter.Open.Load(),
-			"bytes_in":         one.Meter.BytesIn.Load(),
-			"bytes_out":        one.Meter.BytesOut.Load(),
-			"egress_bytes_in":  one.Meter.EgressIn.Load(),
-			"egress_bytes_out": one.Meter.EgressOut.Load(),
-		}
+		listed[id] = shown(one)
 	}
 	reply(w, http.StatusOK, listed)
+}
+
+// get says with the counters since when they count: a relay that was started anew knows of no byte before.
+func (s *Server) get(w http.ResponseWriter, _ *http.Request, target *vm.VM) {
+	one := shown(target)
+	one["relay_started_at_ms"] = s.started.UnixMilli()
+	reply(w, http.StatusOK, one)
+}
+
+func shown(one *vm.VM) map[string]any {
+	route := one.Route()
+	return map[string]any{
+		"state":            route.State,
+		"generation":       route.Generation,
+		"connected":        one.Connected(),
+		"last_byte_ms":     one.Meter.LastByteMS.Load(),
+		"open":             one.Meter.Open.Load(),
+		"bytes_in":         one.Meter.BytesIn.Load(),
+		"bytes_out":        one.Meter.BytesOut.Load(),
+		"egress_bytes_in":  one.Meter.EgressIn.Load(),
+		"egress_bytes_out": one.Meter.EgressOut.Load(),
+	}
 }
 
 // events streams until the subscriber leaves or another one comes.

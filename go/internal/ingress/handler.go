@@ -13,6 +13,7 @@ import (
 	"rekindle/internal/token"
 	"rekindle/internal/tunnel"
 	"rekindle/internal/vm"
+	"rekindle/internal/wall"
 )
 
 // maxOpen bounds the requests of one VM that are under way: below what one guest channel carries (channel.MaxStreams).
@@ -39,7 +40,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 	defer recoverAs500(w, requestID)
 	settings := p.settings.Load()
 	known := readCredentials(r)
-	port, refusal := authorise(settings.Keys, known, target, time.Now())
+	port, refusal := authorise(settings.Keys, known, target, wall.Now())
 	if refusal != nil {
 		refusal.write(w, requestID)
 		return

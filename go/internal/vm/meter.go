@@ -2,9 +2,9 @@ package vm
 
 import (
 	"sync/atomic"
-	"time"
 
 	"rekindle/internal/tunnel"
+	"rekindle/internal/wall"
 )
 
 // Meter counts what passes between a VM and the world. All of it is monotonic but Open.
@@ -18,7 +18,7 @@ type Meter struct {
 }
 
 // Touch notes activity over the endpoint.
-func (m *Meter) Touch() { m.LastByteMS.Store(time.Now().UnixMilli()) }
+func (m *Meter) Touch() { m.LastByteMS.Store(wall.Now().UnixMilli()) }
 
 // meteredConn counts what an app and its clients say to each other. Whether that is activity is for who forwards it to say.
 type meteredConn struct {

@@ -17,6 +17,10 @@ SELECT * FROM event WHERE subject = :subject AND id > :after AND at_ms >= :since
 -- all_events_after --
 SELECT * FROM event WHERE id > :after AND at_ms >= :since_ms ORDER BY id LIMIT :limit
 
+-- began_running --
+-- When a microVM last began to run; no row before it ever did.
+SELECT at_ms FROM event WHERE subject = :subject AND what LIKE '% -> RUNNING' ORDER BY id DESC LIMIT 1
+
 -- forget_events --
 DELETE FROM event WHERE subject = :subject
 
