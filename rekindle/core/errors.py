@@ -76,6 +76,10 @@ class HookFailed(GuestError):
     """A lifecycle hook answered something other than 200, or nothing in time (spec §4)."""
 
 
+class AppEnded(HookFailed):
+    """The app's main process ended in one of its hooks; the message says with which exit code."""
+
+
 class MachineError(RekindleError):
     """The VMM or the host refused: a start, a snapshot, a restore."""
 

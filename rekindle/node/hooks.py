@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 
+from rekindle.core.errors import AppEnded, GuestError, HookFailed
 from rekindle.core.image import Hook, Hooks
 from rekindle.core.microvm import MicroVM
-from rekindle.guest.client import HookCall, HookResult
+from rekindle.guest.client import AppEnd, Guest, HookCall, HookResult, RelayGone
 
 _BUILD_USER_AGENT = "rekindle"
 _NAMES = {"ready": "Ready", "validate": "Validate", "run": "Run", "resume": "Resume", "suspend": "Suspend"}
+_APP_ENDED = "Container Stopped with Exit Code: "
+END_S = 1.0
 
 
 def runtime_call(hooks: Hooks | None, name: str, vm: MicroVM) -> HookCall | None:
@@ -32,6 +36,44 @@ def build_call(hooks: Hooks, hook: Hook, *, host: str, timeout_s: float) -> Hook
         user_agent=_BUILD_USER_AGENT,
         request_id=str(uuid.uuid4()),
     )
+
+
+async def check(guest: Guest, vm_id: str, call: HookCall | None, result: HookResult | None) -> None:
+    """Raises GuestError for a hook of which the guest says nothing, HookFailed for one that did not answer 200, and
+    AppEnded when there was no answer because the app's main process ended."""
+    if call is None or (result is not None and result.ok):
+        return
+    if result is None:
+        raise GuestError(f"{vm_id} did not say how its {call.name} hook went")
+    end = None if result.status is not None else await _end_of(guest)
+    if end is not None:
+        raise AppEnded(app_ended(end.exit_code))
+    raise HookFailed(runtime_failure(call.name, result))
+
+
+async def _end_of(guest: Guest) -> AppEnd | None:
+    """How the app ended. Its connections break before the kernel has told its parent."""
+    try:
+        async with asyncio.timeout(END_S):
+            return await guest.wait()
+    except RelayGone:
+        raise
+    except (GuestError, TimeoutError):
+        return None
+
+
+def app_ended(exit_code: int) -> str:
+    """The state reason of a VM whose main process has ended (spec §1.7)."""
+    return f"{_APP_ENDED}{exit_code}"
+
+
+def tells_app_end(reason: str | None) -> bool:
+    return reason is not None and reason.startswith(_APP_ENDED)
+
+
+def farewell(result: HookResult) -> str:
+    """How the terminate hook went, for the story: nothing depends on it."""
+    return "answered 200" if result.ok else runtime_failure("terminate", result)
 
 
 def runtime_failure(name: str, result: HookResult) -> str:

@@ -11,23 +11,21 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from rekindle.core.errors import HookFailed, MachineError, NoCapacity, NotFound, RekindleError, Stale
-from rekindle.core.lifecycle import OWES, Ask, Fact, Phase, Work
+from rekindle.core.errors import NoCapacity, NotFound, RekindleError, Stale
+from rekindle.core.lifecycle import OWES, Ask, Phase, Work
 from rekindle.core.microvm import Event, MicroVM
-from rekindle.driver.base import Exit, ExitKind, Handle
-from rekindle.guest.client import AppEnd, HookCall, RelayGone, Wishes
-from rekindle.node import hooks, perform, sleep
+from rekindle.driver.base import Exit, ExitKind
+from rekindle.guest.client import AppEnd, RelayGone, Wishes
+from rekindle.node import hooks, sleep
 from rekindle.node.deadlines import Deadlines, Due
 from rekindle.node.machine import Baked, route_of
-from rekindle.node.perform import Done, Hands
+from rekindle.node.perform import Hands
 from rekindle.node.watch import News, Watch
+from rekindle.node.works import Works, said
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
-INTERNAL = "Internal service error."
-SUSPEND_FAILED = "The last suspend failed; the MicroVM goes on."
-RESUME_FAILED = "The last resume failed; the MicroVM is still suspended."
-FELL_BACK = "The VMM ended; the MicroVM is back at its last suspended state."
+TRIED_AGAIN = "a work failed and is tried again"
 _ROUTE_STATES = {Phase.RUNNING: "running", Phase.SUSPENDED: "suspended"}
 
 
@@ -56,11 +54,10 @@ class Keeper:
         self.vm_id = vm_id
         self._at = at
         self._store = store
-        self._baked_of = baked
         self._routed = routed  # the relay has the VM's route, as far as we know
         self._watched = Watch(at)
         self._deadlines = Deadlines(at, store)
-        self._app_ended = False
+        self._works = Works(at, store, baked)
         self._pauses = pauses
         self._failures = 0  #: in a row
 
@@ -117,7 +114,8 @@ class Keeper:
         self._failures = min(self._failures + 1, 16)
         if self._failures == 1:
             try:
-                await self._tell("a work failed and is tried again", _said(err))
+                failed = Event(subject=self.vm_id, at_ms=self._at.clock(), what=TRIED_AGAIN, why=said(err))
+                await self._store.add_event(failed)
             except Exception:
                 LOG.exception("the failure of %s could not be written down", self.vm_id)
         await self._watched.poked_within(pause_s)
@@ -132,148 +130,14 @@ class Keeper:
 
     async def _perform(self, work: Work, vm: MicroVM) -> None:
         """A start or resume is given up when the VM is terminated meanwhile: it may hang as long as a guest likes."""
-        if work is Work.START:
-            await self._watched.unless(self._terminated, self._start(vm))
-        elif work is Work.RESUME:
-            await self._watched.unless(self._terminated, self._resume(vm))
-        elif work is Work.SUSPEND:
-            await self._suspend(vm)
+        self._deadlines.runs_anew()
+        if work in (Work.START, Work.RESUME):
+            await self._watched.unless(self._terminated, self._works.do(work, vm))
         else:
-            await self._stop(vm)
+            await self._works.do(work, vm)
 
     async def _terminated(self) -> bool:
         return (await self._row()).phase is Phase.TERMINATING
-
-    async def _start(self, vm: MicroVM) -> None:
-        try:
-            done = await perform.start(self._at, vm, await self._baked_of(vm))
-        except RelayGone:
-            raise
-        except HookFailed as err:
-            await self._lost(vm, err.message)
-        except Exception as err:
-            LOG.exception("%s: start failed", vm.id)
-            await self._lost(vm, INTERNAL, _said(err))
-        else:
-            await self._running(vm, done)
-
-    async def _resume(self, vm: MicroVM) -> None:
-        try:
-            done = await perform.resume(self._at, vm, await self._baked_of(vm))
-        except RelayGone:
-            raise
-        except Exception as err:
-            LOG.exception("%s: resume failed", vm.id)
-            await self._asleep_again(vm, err)
-        else:
-            await self._running(vm, done)
-
-    async def _asleep_again(self, vm: MicroVM, err: Exception) -> None:
-        """The resume failed and the snapshot is whole."""
-        await self._tell("why the resume failed", _said(err))
-        await self._at.relay.put_state(vm.id, "gone")  # answers 502 to the requests that wait
-        await self._at.relay.put_state(vm.id, "suspended")
-        slept_at_ms = vm.suspended_at_ms or self._at.clock()
-        await self._store.report(vm, Fact.RESUME_FAILED, suspended_at_ms=slept_at_ms, state_reason=RESUME_FAILED)
-
-    async def _running(self, vm: MicroVM, done: Done) -> None:
-        try:
-            await self._store.report(vm, done.fact, **done.changes)
-        except Stale:
-            handle = await self._at.host.driver.adopt(done.changes["handle"])
-            if handle is not None:
-                await self._at.host.driver.kill(handle)  # terminated meanwhile: STOP finds nothing left
-            raise
-        self._deadlines.runs_anew()
-        await self._at.relay.put_state(vm.id, "running")
-
-    async def _suspend(self, vm: MicroVM) -> None:
-        handle = await self._adopted(vm)
-        baked = await self._baked_of(vm)
-        try:
-            done = await perform.suspend(self._at, vm, handle, baked)
-        except RelayGone:
-            raise
-        except HookFailed as err:
-            if self._at.host.config.hooks.failed_suspend == "keep_running":
-                await self._goes_on(vm, err.message)
-            else:
-                await self._lost(vm, err.message)
-        except perform.ProcessGone as err:
-            await self._fell(vm, err.message)
-        except Exception as err:
-            LOG.exception("%s: suspend failed", vm.id)
-            await self._awake_again(vm, handle, baked, err)
-        else:
-            await self._store.report(vm, done.fact, **done.changes)
-            await self._at.relay.put_state(vm.id, "suspended")
-
-    async def _tidy(self, vm: MicroVM) -> None:
-        """Nothing depends on it: what cannot be tidied now is tidied after the next sleep."""
-        try:
-            await sleep.tidy(self._at.host.layout, self._at.host, vm, await self._baked_of(vm))
-        except (RekindleError, OSError) as err:
-            LOG.exception("%s: its snapshot could not be tidied", vm.id)
-            await self._tell("why its older disk layers stay", _said(err))
-
-    async def _awake_again(self, vm: MicroVM, handle: Handle | None, baked: Baked, err: Exception) -> None:
-        """The snapshot failed; the VM is still there and goes on, or it is not."""
-        try:
-            if handle is None:
-                raise MachineError(f"{vm.id} has no process to go on with")
-            await perform.wake_again(self._at, vm, handle, baked)
-        except RelayGone:
-            raise  # paused and whole: the suspend is repeated
-        except Exception as second:
-            LOG.exception("%s: and could not go on", vm.id)
-            await self._fell(vm, f"{_said(err)}; then {_said(second)}")
-            return
-        await self._tell("why the suspend failed", _said(err))
-        await self._goes_on(vm, SUSPEND_FAILED)
-
-    async def _goes_on(self, vm: MicroVM, reason: str) -> None:
-        """The suspend failed and the VM runs."""
-        await self._store.report(vm, Fact.SUSPEND_FAILED, state_reason=reason)
-        self._deadlines.runs_anew()
-        await self._at.relay.put_state(vm.id, "running")
-
-    async def _stop(self, vm: MicroVM) -> None:
-        handle = await self._adopted(vm)
-        farewell = None if handle is None or self._app_ended else await self._farewell(vm)
-        done = await perform.stop(self._at, vm, handle, farewell)
-        await self._store.report(vm, done.fact, **done.changes)
-
-    async def _farewell(self, vm: MicroVM) -> HookCall | None:
-        """The terminate hook; none when the image is not to be read: the VM must end all the same."""
-        try:
-            baked = await self._baked_of(vm)
-        except (RekindleError, OSError) as err:
-            LOG.error("%s ends without its terminate hook: %s", vm.id, _said(err))
-            return None
-        return hooks.runtime_call(baked.hooks, "terminate", vm)
-
-    async def _lost(self, vm: MicroVM, reason: str, cause: str | None = None) -> None:
-        """Nothing to go on with: the VM terminates with `reason`; the cause is in its story."""
-        if cause is not None:
-            await self._tell("why it was lost", cause)
-        await self._store.report(vm, Fact.LOST, state_reason=reason)
-
-    async def _fell(self, vm: MicroVM, why: str) -> None:
-        """The process is gone: back to the last sleep when there is one, else lost."""
-        handle = await self._adopted(vm)
-        if handle is not None:
-            await self._at.host.driver.kill(handle)
-        if vm.snapshot is None:
-            await self._lost(vm, INTERNAL, why)
-            return
-        await self._tell("why it fell back", why)
-        await self._store.report(
-            vm, Fact.FELL_BACK, suspended_at_ms=self._at.clock(), handle=None, state_reason=FELL_BACK
-        )
-        await self._at.relay.put_state(vm.id, "suspended")
-
-    async def _adopted(self, vm: MicroVM) -> Handle | None:
-        return await self._at.host.driver.adopt(vm.handle) if vm.handle is not None else None
 
     # -- watching ------------------------------------------------------------------------------------------------------
 
@@ -284,9 +148,9 @@ class Keeper:
             await self._watched.poked_by(await self._deadlines.next_ms(vm))
             await self._at_deadline(vm)
             return
-        handle = await self._adopted(vm)
+        handle = await self._works.adopted(vm)
         if handle is None:
-            await self._fell(vm, "The VMM was gone when the service looked")
+            await self._works.fell(vm, "The VMM was gone when the service looked")
             return
         news = await self._watched.running(vm.id, handle, await self._deadlines.next_ms(vm))
         if news is None:
@@ -297,9 +161,9 @@ class Keeper:
     async def _asleep(self, vm: MicroVM) -> None:
         """Tidy behind the sleeper; a resume does not wait for that, unless its disks are a high pile already."""
         if sleep.must_tidy(self._at.host.layout, vm):
-            await self._tidy(vm)
+            await self._works.tidy(vm)
         else:
-            await self._watched.unless_poked(self._tidy(vm))
+            await self._watched.unless_poked(self._works.tidy(vm))
 
     async def _at_deadline(self, vm: MicroVM) -> None:
         due = await self._deadlines.due(vm)
@@ -308,8 +172,7 @@ class Keeper:
 
     async def _act(self, vm: MicroVM, news: News) -> None:
         if isinstance(news, AppEnd):
-            self._app_ended = True
-            await self._ask(vm, Due(Ask.TERMINATE, f"Container Stopped with Exit Code: {news.exit_code}"))
+            await self._ask(vm, Due(Ask.TERMINATE, hooks.app_ended(news.exit_code)))
         elif isinstance(news, Wishes):
             self._deadlines.heard(news)
         elif (await self._row()).phase is Phase.RUNNING:
@@ -317,20 +180,12 @@ class Keeper:
 
     async def _process_ended(self, vm: MicroVM, end: Exit) -> None:
         if end.kind is ExitKind.DIED:
-            await self._fell(vm, f"The VMM died. {end.detail}".strip())
+            await self._works.fell(vm, f"The VMM died. {end.detail}".strip())
         else:
-            await self._lost(vm, f"The {end.kind.value}.", end.detail or None)
+            await self._works.lost(vm, f"The {end.kind.value}.", end.detail or None)
 
     async def _ask(self, vm: MicroVM, due: Due) -> None:
         try:
             await self._store.ask(vm.id, due.ask, why=due.why, by=due.by)
         except RekindleError as err:
             LOG.info("%s: %s", vm.id, err.message)  # somebody else moved it first: the row says what is next
-
-    async def _tell(self, what: str, why: str | None = None) -> None:
-        await self._store.add_event(Event(subject=self.vm_id, at_ms=self._at.clock(), what=what, why=why))
-
-
-def _said(err: Exception) -> str:
-    """For the VM's story: a typed error's sentence, or what kind of fault it was."""
-    return err.message if isinstance(err, RekindleError) else f"{type(err).__name__}: {err}"

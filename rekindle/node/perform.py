@@ -24,7 +24,7 @@ from rekindle.core.lifecycle import Fact
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import leftovers
 from rekindle.driver.base import Handle, MachineSpec
-from rekindle.guest.client import Guest, HookCall
+from rekindle.guest.client import HookCall, RelayGone
 from rekindle.node import hooks
 from rekindle.node.machine import Baked, Host, about, hostname_of, machine_id_of, spec_of
 from rekindle.node.relay import Relay
@@ -50,6 +50,7 @@ class Done:
 
     fact: Fact
     changes: Mapping[str, Any]
+    told: str | None = None  #: for the story: how a hook went on which nothing depends
 
 
 async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
@@ -104,14 +105,13 @@ async def wake_again(at: Hands, vm: MicroVM, handle: Handle, baked: Baked) -> No
 
 async def stop(at: Hands, vm: MicroVM, handle: Handle | None, farewell: HookCall | None) -> Done:
     """From any phase to nothing left: no process, route, socket or file of the VM."""
-    if handle is not None:
-        await _last_words(at, vm, farewell)
+    told = await _last_words(at, vm, farewell) if handle is not None else None
     await at.relay.drop_route(vm.id)
     if handle is not None:
         await at.host.driver.kill(handle)
     await leftovers.end(at.host.layout.home(vm.id))  # a start that was cut off before its row knew of its process
     await threads.finish(remove_tree, at.host.layout.home(vm.id))
-    return Done(fact=Fact.STOPPED, changes={"terminated_at_ms": at.clock(), "handle": None})
+    return Done(fact=Fact.STOPPED, changes={"terminated_at_ms": at.clock(), "handle": None}, told=told)
 
 
 class ProcessGone(MachineError):
@@ -136,8 +136,12 @@ async def _thawed(
         await at.relay.connect(vm.id, timeout_s=SYNC_S)
         await at.host.driver.unpause(handle)
         await _thaw(at, vm, hook, first=first)
-    except BaseException:
-        await asyncio.shield(at.host.driver.kill(handle))
+    except BaseException as err:
+        try:
+            if first and isinstance(err, HookFailed):  # the reason of its end sends people to the app's output
+                await _keep_output(at, vm)
+        finally:
+            await asyncio.shield(at.host.driver.kill(handle))
         raise
     return handle
 
@@ -156,10 +160,7 @@ async def _thaw(at: Hands, vm: MicroVM, hook: HookCall | None, *, first: bool) -
     )
     if seeding and not thawed.seeded:
         raise GuestError(f"{vm.id} did not confirm that its random number generator was reseeded")
-    if hook is not None and (thawed.hook is None or not thawed.hook.ok):
-        if thawed.hook is None:
-            raise GuestError(f"{vm.id} did not say how its {hook.name} hook went")
-        raise HookFailed(hooks.runtime_failure(hook.name, thawed.hook))
+    await hooks.check(at.relay.guest(vm.id), vm.id, hook, thawed.hook)
 
 
 async def _freeze(at: Hands, vm: MicroVM, handle: Handle, hook: HookCall | None) -> None:
@@ -167,22 +168,34 @@ async def _freeze(at: Hands, vm: MicroVM, handle: Handle, hook: HookCall | None)
     await at.relay.put_state(vm.id, "held")
     await at.host.driver.unpause(handle)  # a no-op, but for a work that is repeated after its pause
     await at.relay.connect(vm.id, timeout_s=SYNC_S)
-    result = await at.relay.guest(vm.id).freeze(hook, trim=False)
-    if hook is not None and (result is None or not result.ok):
-        if result is None:
-            raise GuestError(f"{vm.id} did not say how its suspend hook went")
-        raise HookFailed(hooks.runtime_failure("suspend", result))
+    guest = at.relay.guest(vm.id)
+    await hooks.check(guest, vm.id, hook, await guest.freeze(hook, trim=False))
     await at.relay.disconnect(vm.id)
 
 
-async def _last_words(at: Hands, vm: MicroVM, farewell: HookCall | None) -> None:
-    """The terminate hook, then the last of the app's output: best effort, as on AWS (spec §4.4)."""
-    guest: Guest = at.relay.guest(vm.id)
+async def _last_words(at: Hands, vm: MicroVM, farewell: HookCall | None) -> str | None:
+    """The terminate hook, then the last of the app's output: best effort, as on AWS (spec §4.4). How the hook went."""
+    told = None
+    if farewell is not None:
+        try:
+            async with asyncio.timeout(farewell.timeout_s + LAST_WORDS_S):
+                told = hooks.farewell(await at.relay.guest(vm.id).hook(farewell))
+        except (GuestError, TimeoutError) as err:
+            told = f"The guest gave no answer. {err}".strip()
+    await _keep_output(at, vm)
+    return told
+
+
+async def _keep_output(at: Hands, vm: MicroVM) -> None:
+    """Write down what the app wrote last, while there is somebody to ask."""
     try:
-        async with asyncio.timeout((farewell.timeout_s if farewell else 0) + LAST_WORDS_S):
-            if farewell is not None:
-                await guest.hook(farewell)
-            output, _ = await guest.logs(0)
+        async with asyncio.timeout(LAST_WORDS_S):
+            output, _ = await at.relay.guest(vm.id).logs(0)
             at.host.layout.app_log(vm.id).write_bytes(output)
-    except (GuestError, TimeoutError, OSError) as err:  # a full disk must not keep a VM alive that lies on it
+    except (
+        GuestError,
+        RelayGone,
+        TimeoutError,
+        OSError,
+    ) as err:  # a full disk keeps no VM alive that lies on it
         LOG.info("%s: its last words are lost: %s", vm.id, err)

@@ -92,6 +92,7 @@ class Guest:
         self.wished = asyncio.Event()
         self.answers: dict[str, HookResult] = {}
         self.hooks: list[str] = []
+        self.dies_in: set[str] = set()  #: hooks in which the app exits with code 7
         self.app_ended: asyncio.Future[AppEnd] = asyncio.get_running_loop().create_future()
         self.may_thaw = asyncio.Event()
         self.may_thaw.set()
@@ -110,6 +111,9 @@ class Guest:
 
     async def hook(self, call: HookCall) -> HookResult:
         self.hooks.append(call.name)
+        if call.name in self.dies_in and not self.app_ended.done():
+            self.app_ended.set_result(AppEnd(exit_code=7, oom_kills=0))
+            return HookResult(error="broken")
         return self.answers.get(call.name, HookResult(status=200))
 
     async def wishes(self) -> Wishes:
@@ -126,6 +130,9 @@ class Guest:
                 for one in either:
                     one.cancel()
         return self.app_ended.result() if self.app_ended.done() else self.said
+
+    async def wait(self) -> AppEnd:
+        return await asyncio.shield(self.app_ended)
 
     async def _ended(self) -> None:
         await asyncio.wait((self.app_ended,))

@@ -17,7 +17,8 @@ from rekindle.core.microvm import MicroVM
 from rekindle.driver import layers
 from rekindle.node import sleep
 from rekindle.node.deadlines import LIFETIME_OVER
-from rekindle.node.keeper import INTERNAL, Keeper, Pauses
+from rekindle.node.keeper import Keeper, Pauses
+from rekindle.node.works import INTERNAL
 from rekindle.store.db import Store
 from tests.node.ground import Driver, FakeRelay, Image, hands
 from tests.store.rows import HandClock, built_image, started
@@ -33,6 +34,16 @@ class Scene:
         self.store = store
         self.vm_id = vm.id
         self.driver, self.relay, self.image = parts
+        self._app_log = keeper._at.host.layout.app_log(vm.id)
+
+    def output(self) -> str:
+        """What was kept of the app's output."""
+        return self._app_log.read_text()
+
+    async def sleeps(self) -> None:
+        await self.reaches(Phase.RUNNING)
+        await self.ask(Ask.SUSPEND)
+        await self.reaches(Phase.SUSPENDED)
 
     async def row(self) -> MicroVM:
         vm = await self.store.microvm(self.vm_id)
