@@ -42,23 +42,37 @@ def answer_of(said: Mapping[str, object]) -> Answer:
     return Answer(int(str(said["counter"])), Sums(str(said["memory"]), str(said["disk"])))
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Pages at the beginning, pages that each step adds, the most there may be, pages that each step rewrites."""
+
+    first: int
+    more: int
+    most: int
+    touched: int
+
+
+MEMORY = Growth(first=1024, more=32, most=2048, touched=64)
+DISK = Growth(first=256, more=16, most=768, touched=16)
+
+
 class Area:
     """The pages of one kind, by the digest that fills each. Steps are made in order, each once."""
 
-    def __init__(self, seed: str, kind: str, *, first: int, more: int, most: int, touched: int) -> None:
-        self._name = f"{seed}/{kind}"
-        self._first, self._more, self._most, self._touched = first, more, most, touched
+    def __init__(self, name: str, growth: Growth) -> None:
+        self._name = name
+        self._growth = growth
         self._pages: list[bytes] = []
         self.sums: list[str] = []  #: by step
         self.bytes_of: list[int] = []  #: by step
 
     def advance(self) -> None:
         step = len(self.sums)
-        size = min(self._first + step * self._more, self._most)
+        size = min(self._growth.first + step * self._growth.more, self._growth.most)
         changed = set(range(len(self._pages), size))
         self._pages += [b""] * (size - len(self._pages))
         if step:
-            changed |= {self._number(f"{step}/pick/{which}") % size for which in range(self._touched)}
+            changed |= {self._number(f"{step}/pick/{which}") % size for which in range(self._growth.touched)}
         for page in changed:
             self._pages[page] = self._digest(f"{step}/{page}")
         whole = hashlib.sha256()
@@ -77,18 +91,18 @@ class Area:
 class Walk:
     """The sums of a guest with this seed, step by step."""
 
-    def __init__(self, seed: str) -> None:
-        self._memory = Area(seed, "memory", first=1024, more=32, most=2048, touched=64)
-        self._disk = Area(seed, "disk", first=256, more=16, most=768, touched=16)
+    def __init__(self, seed: str, memory: Growth = MEMORY, disk: Growth = DISK) -> None:
+        self._memory = Area(f"{seed}/memory", memory)
+        self._disk = Area(f"{seed}/disk", disk)
 
     def sums(self, step: int) -> Sums:
         self._reach(step)
         return Sums(self._memory.sums[step], self._disk.sums[step])
 
-    def bytes_of(self, step: int) -> int:
-        """Bytes that the two sums of `step` cover."""
+    def bytes_of(self, step: int) -> tuple[int, int]:
+        """How many bytes of memory and disk the sums of `step` cover."""
         self._reach(step)
-        return self._memory.bytes_of[step] + self._disk.bytes_of[step]
+        return self._memory.bytes_of[step], self._disk.bytes_of[step]
 
     def moments(self, sums: Sums) -> tuple[str, str]:
         """In words: at which step memory was so, and at which the disk."""
