@@ -133,7 +133,7 @@ class Animal:
 
     def begin(self) -> None:
         """Its first answer, verified."""
-        body = UNLIMITED + guests.WALKER + "\n" + BEGIN.format(seed=self.id) if self.kind.snippets else None
+        body = guests.WALKER + UNLIMITED + BEGIN.format(seed=self.id) if self.kind.snippets else None
         self._asked("begin", f"/begin?seed={self.id}", body)
         self._tally.took("launch to first verified answer", time.monotonic() - self.began_s)
         self._tally.count("launch")

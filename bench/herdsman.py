@@ -137,12 +137,17 @@ class Herdsman:
             vm="a launch" if one is None else f"{one.kind.name} {one.id}",
             why=why,
             story=[] if one is None else list(one.story),
-            service_log=self.herd.api.cloud.log().splitlines()[-LOG_LINES:],
+            service_log=self._log(one),
             row=None if one is None else _row(one),
         )
         with self._lock:
             self.losses.append(loss)
         self.say(loss.told())
+
+    def _log(self, one: Animal | None) -> list[str]:
+        """The end of what the service wrote of this one, or of no call."""
+        lines = self.herd.api.cloud.log().splitlines()
+        return [line for line in lines if (one and one.id in line) or "rekindle.api.app" not in line][-LOG_LINES:]
 
 
 def _row(one: Animal) -> object:

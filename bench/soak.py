@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from bench import figures
 from bench.herd import KINDS, Herd, allocated_bytes
 from bench.herdsman import Herdsman
@@ -41,9 +43,23 @@ def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
+class Watched(Cloud):
+    """A service that is looked at often: through its socket, for a command costs more than what it asks."""
+
+    def _up(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            raise AssertionError(f"serve ended:\n{self.log()[-4000:]}")
+        transport = httpx.HTTPTransport(uds=str(self.state / "run/operator.sock"))
+        try:
+            with httpx.Client(transport=transport, base_url="http://operator", timeout=30) as operator:
+                return operator.get("/v1/status").is_success
+        except httpx.HTTPError:
+            return False
+
+
 @contextlib.contextmanager
 def _cloud(scratch: Path) -> Iterator[Cloud]:
-    cloud = Cloud(scratch / "state", config.load().tools_dir, first_port=FIRST_PORT)
+    cloud = Watched(scratch / "state", config.load().tools_dir, first_port=FIRST_PORT)
     try:
         cloud.start()
         yield cloud
