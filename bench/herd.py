@@ -80,6 +80,7 @@ class Herd:
         self.api = api
         self.tally = tally
         self.images: dict[str, str] = {}  #: ARN by kind
+        self.ids: set[str] = set()  #: of every microVM and build there was
 
     def bake(self, kind: Kind, scratch: Path) -> None:
         cloud = self.api.cloud
@@ -100,6 +101,7 @@ class Herd:
         if build["buildState"] != "SUCCESSFUL":
             raise RuntimeError(f"{kind.name}: {build['stateReason']}\n{cloud.build_log(arn)}")
         self.images[kind.name] = arn
+        self.ids.add(build["buildId"])
 
     def run(self, kind: Kind) -> Animal:
         """A new microVM; it must be begun."""
@@ -107,6 +109,7 @@ class Herd:
         members = {"imageIdentifier": self.images[kind.name], "idlePolicy": IDLE, "clientToken": str(uuid.uuid4())}
         began_s = time.monotonic()
         row = self.api.call("run_microvm", **members, **payload)
+        self.ids.add(row["microvmId"])
         return Animal(self, kind, row["microvmId"], row["endpoint"], began_s)
 
 
