@@ -253,9 +253,14 @@ class Agent:
         if version is None or version.folder is None:
             raise NotFound(f"Image {vm.image_arn} version {vm.image_version} of {vm.id} is gone")
         if version.folder not in self._baked:
-            digest = toolbox_of(self._at, version.folder)
-            tools = toolbox.by_digest(self._at.host.config.tools_dir, digest)
-            self._baked[version.folder] = Baked(folder=version.folder, tools=tools, hooks=version.hooks)
+            bound = manifest.read(self._at.host.layout.image(version.folder) / "snapshot").binding
+            self._baked[version.folder] = Baked(
+                folder=version.folder,
+                tools=toolbox.by_digest(self._at.host.config.tools_dir, bound.tools),
+                hooks=version.hooks,
+                memory_mib=bound.memory_mib,
+                vcpus=bound.vcpus,
+            )
         return self._baked[version.folder]
 
     # -- what is over --------------------------------------------------------------------------------------------------
@@ -271,8 +276,3 @@ class Agent:
             except Exception:
                 LOG.exception("ended microVMs could not be forgotten; tried again")
             await rest(FORGET_EVERY_S)
-
-
-def toolbox_of(at: Hands, folder: str) -> str:
-    """The digest of the toolbox tree that a baked snapshot names."""
-    return manifest.read(at.host.layout.image(folder) / "snapshot").binding.tools

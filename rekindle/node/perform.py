@@ -59,7 +59,7 @@ async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
     if home.exists():
         await at.relay.disconnect(vm.id)  # an earlier attempt was cut off: its channel may still be open
     home.mkdir(mode=0o700, exist_ok=True)
-    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
+    spec = spec_of(at.host, vm, baked)
     handle = await _thawed(
         at, vm, spec, spec.image / "snapshot", hooks.runtime_call(baked.hooks, "run", vm), first=True
     )
@@ -70,7 +70,7 @@ async def resume(at: Hands, vm: MicroVM, baked: Baked) -> Done:
     """From the VM's own snapshot to a served VM. Raises MachineError, GuestError; the snapshot stays whole."""
     if vm.snapshot is None:
         raise MachineError(f"{vm.id} has no snapshot to resume from")
-    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
+    spec = spec_of(at.host, vm, baked)
     call = hooks.runtime_call(baked.hooks, "resume", vm)
     await at.relay.disconnect(vm.id)  # the channel of a VMM that died may not have been noticed yet
     handle = await _thawed(at, vm, spec, at.host.layout.sleep(vm.id, vm.snapshot), call, first=False)
