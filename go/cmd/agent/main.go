@@ -77,11 +77,14 @@ func openPorts() (in, out *channel.Port, err error) {
 	return in, out, err
 }
 
-// writeIdentity gives the machine a name for the time before its first thaw.
+// writeIdentity gives the machine a name for the time before its first thaw, and its applications what they may read.
 func writeIdentity() error {
 	id := make([]byte, 16)
 	rand.Read(id)
-	return container.WriteFiles(boot.Files, container.Identity{Hostname: "localhost", MachineID: hex.EncodeToString(id)})
+	if err := container.WriteFiles(boot.Files, container.NewIdentity("localhost", hex.EncodeToString(id))); err != nil {
+		return err
+	}
+	return container.Publish(boot.Files)
 }
 
 func logger() agent.Log {

@@ -38,6 +38,10 @@ type Agent struct {
 	own     boot.Listeners // what listens in the guest without an application
 	// frozen is true from a freeze until the next thaw: nothing but that thaw is served
 	frozen atomic.Bool
+	// held are the application's groups that a freeze has stopped; only a freeze or a thaw touches them, and the host asks for one at a time
+	held []string
+	// generation is what the application was told of its last thaw; only a thaw touches it
+	generation container.Generation
 
 	output     *logring.Ring
 	outputPipe *os.File // the writing end that applications get

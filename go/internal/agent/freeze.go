@@ -1,17 +1,14 @@
 package agent
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
 	"rekindle/internal/agent/boot"
 	"rekindle/internal/agent/container"
 	"rekindle/internal/agent/hook"
-	"rekindle/internal/agent/thaw"
 )
 
 type freezeRequest struct {
@@ -33,6 +30,10 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 	}
 	a.desk.Following()
 	var answer freezeAnswer
+	if err := a.letGo(); err != nil { // an earlier freeze that nobody has followed up
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
 	if request.Hook != nil {
 		result := request.Hook.Call(r.Context())
 		answer.Hook = &result
@@ -41,39 +42,49 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	a.cutOff()
-	if request.Trim {
-		if err := boot.Trim(); err != nil {
-			a.join()
-			fail(w, http.StatusInternalServerError, err)
-			return
-		}
-	}
 	answer.Frozen = true
 	body, err := json.Marshal(answer)
+	if err == nil {
+		err = a.stand(request.Trim)
+	}
 	if err != nil {
-		a.join()
-		fail(w, http.StatusInternalServerError, err)
+		fail(w, http.StatusInternalServerError, errors.Join(err, a.join()))
 		return
 	}
 	sessionOf(r).CloseAfter(body)
 	send(w, http.StatusOK, body)
 }
 
-// cutOff breaks every connection between the application and the world, and lets no new one come up until join.
-func (a *Agent) cutOff() {
+// stand stops the application, breaks every connection between it and the world, and lets no new one come up until join.
+func (a *Agent) stand(trim bool) error {
 	a.frozen.Store(true)
 	a.desk.Hold()
 	a.uplink.hold()
+	var err error
+	if a.held, err = container.Hold(); err != nil {
+		return err
+	}
 	a.trap.Reset() // the relay hears of it on the session that is dropped next
 	a.inbound.Reset()
 	a.uplink.drop()
+	if trim {
+		return boot.Trim()
+	}
+	return nil
 }
 
-func (a *Agent) join() {
+func (a *Agent) join() error {
 	a.frozen.Store(false)
 	a.desk.Release()
 	a.uplink.release()
+	return a.letGo()
+}
+
+// letGo lets the application go on from where a freeze has stopped it.
+func (a *Agent) letGo() error {
+	held := a.held
+	a.held = nil
+	return container.LetGo(held)
 }
 
 type thawRequest struct {
@@ -85,13 +96,7 @@ type thawRequest struct {
 	Hook      *hook.Hook `json:"hook"`
 }
 
-type thawAnswer struct {
-	Seeded      bool         `json:"seeded"`
-	ClockStepNS int64        `json:"clock_step_ns"`
-	Hook        *hook.Result `json:"hook"`
-}
-
-// thaw makes a restored guest a machine of its own, then opens it.
+// thaw makes a restored guest a machine of its own, then opens it and lets the application go on.
 func (a *Agent) thaw(w http.ResponseWriter, r *http.Request) {
 	received := time.Now()
 	var request thawRequest
@@ -109,60 +114,13 @@ func (a *Agent) thaw(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.desk.Thawed(request.First, about)
-	a.join()
+	if err := a.join(); err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
 	if request.Hook != nil {
 		result := request.Hook.Call(r.Context())
 		answer.Hook = &result
 	}
 	reply(w, http.StatusOK, answer)
-}
-
-func (a *Agent) renew(request thawRequest, received time.Time, answer *thawAnswer) error {
-	seeded, err := reseed(request.Entropy)
-	if err != nil {
-		return err
-	}
-	answer.Seeded = seeded
-	step, err := thaw.StepClock(time.Unix(0, request.NowNS), received)
-	if err != nil {
-		return err
-	}
-	answer.ClockStepNS = step.Nanoseconds()
-	if err := a.rename(container.Identity{Hostname: request.Hostname, MachineID: request.MachineID}); err != nil {
-		return err
-	}
-	// Connections that the application has opened between its freeze and now belong to a network of the past.
-	a.trap.Reset()
-	return nil
-}
-
-// reseed is skipped when the host sends no entropy, which it does only to show what happens then.
-func reseed(text *string) (bool, error) {
-	if text == nil {
-		return false, nil
-	}
-	entropy, err := base64.StdEncoding.DecodeString(*text)
-	if err != nil || len(entropy) == 0 {
-		return false, errors.New("entropy must be base64 of at least one byte")
-	}
-	if err := thaw.Reseed(entropy); err != nil {
-		return false, err
-	}
-	return true, nil
-}
-
-func (a *Agent) rename(identity container.Identity) error {
-	if identity.Hostname == "" {
-		return errors.New("hostname must not be empty")
-	}
-	if len(identity.MachineID) != 32 {
-		return fmt.Errorf("machine_id must be 32 hexadecimal digits, not %q", identity.MachineID)
-	}
-	if err := container.WriteFiles(boot.Files, identity); err != nil {
-		return err
-	}
-	if app := a.application(); app != nil {
-		return app.SetHostname(identity.Hostname)
-	}
-	return nil
 }

@@ -1,12 +1,16 @@
 package container
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 const passwdText = `root:x:0:0:root:/root:/bin/sh
@@ -132,7 +136,7 @@ func TestCheck(t *testing.T) {
 
 func TestFilesAreRewrittenInPlace(t *testing.T) {
 	dir := t.TempDir()
-	if err := WriteFiles(dir, Identity{"localhost", "0123456789abcdef0123456789abcdef"}); err != nil {
+	if err := WriteFiles(dir, NewIdentity("localhost", "0123456789abcdef0123456789abcdef")); err != nil {
 		t.Fatal(err)
 	}
 	open, err := os.Open(filepath.Join(dir, HostnameFile))
@@ -140,7 +144,8 @@ func TestFilesAreRewrittenInPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	if err := WriteFiles(dir, Identity{Hostname: "clone"}); err != nil {
+	want := NewIdentity("clone", "1123456789abcdef0123456789abcdef")
+	if err := WriteFiles(dir, want); err != nil {
 		t.Fatal(err)
 	}
 	text := make([]byte, 32)
@@ -148,12 +153,59 @@ func TestFilesAreRewrittenInPlace(t *testing.T) {
 	if string(text[:n]) != "clone\n" {
 		t.Errorf("an open file reads %q", text[:n])
 	}
-	id, err := os.ReadFile(filepath.Join(dir, MachineIDFile))
-	if err != nil || string(id) != "0123456789abcdef0123456789abcdef\n" {
-		t.Errorf("machine-id %q, %v", id, err)
+	if got, err := ReadFiles(dir); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
 	}
 	resolv, err := os.ReadFile(filepath.Join(dir, ResolvFile))
 	if err != nil || !strings.HasPrefix(string(resolv), "nameserver 127.0.0.2\n") {
 		t.Errorf("resolv.conf %q, %v", resolv, err)
+	}
+}
+
+func TestABootIDIsOneMachines(t *testing.T) {
+	one, same, other := NewIdentity("a", strings.Repeat("0", 32)), NewIdentity("b", strings.Repeat("0", 32)), NewIdentity("a", strings.Repeat("1", 32))
+	if one.BootID != same.BootID || one.BootID == other.BootID {
+		t.Errorf("%s, %s, %s", one.BootID, same.BootID, other.BootID)
+	}
+	if !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`).MatchString(one.BootID) {
+		t.Errorf("%s is no UUID of version 4", one.BootID)
+	}
+}
+
+func TestAGenerationIsReplacedAsAWhole(t *testing.T) {
+	dir := t.TempDir()
+	if err := Publish(dir); err != nil {
+		t.Fatal(err)
+	}
+	counter, err := os.Open(filepath.Join(dir, NewsDir, counterFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer counter.Close()
+	mapped, err := syscall.Mmap(int(counter.Fd()), 0, 4, syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.Open(filepath.Join(dir, NewsDir, "generation"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	next := Generation{}.Next(true, time.UnixMilli(5000), 3*time.Second).Next(false, time.UnixMilli(9000), time.Second)
+	if err := next.Tell(dir); err != nil {
+		t.Fatal(err)
+	}
+	text := make([]byte, 200)
+	n, _ := old.Read(text)
+	if !strings.HasPrefix(string(text[:n]), `{"generation":0,`) {
+		t.Errorf("a reader of the old one sees %q", text[:n])
+	}
+	if got := binary.NativeEndian.Uint32(mapped); got != 2 {
+		t.Errorf("who has mapped the counter sees %d", got)
+	}
+	now, err := os.ReadFile(filepath.Join(dir, NewsDir, "generation"))
+	want := `{"generation":2,"first":false,"thawed_at_ms":9000,"gap_ms":1000,"total_gap_ms":4000}` + "\n"
+	if err != nil || string(now) != want {
+		t.Errorf("%q, %v", now, err)
 	}
 }

@@ -21,7 +21,8 @@ var fuse = node{"/dev/fuse", 10, 229, 0o666}
 
 var links = map[string]string{
 	"/dev/ptmx": "pts/ptmx", "/dev/fd": "/proc/self/fd",
-	"/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+	"/dev/sysgenid": NewsPath + "/" + counterFile, // where AWS-LC looks
+	"/dev/stdin":    "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
 }
 
 // mountDevices gives the application a /dev of its own, with Docker's nodes: none of the machine's disks and channels.

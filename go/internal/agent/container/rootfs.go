@@ -97,12 +97,16 @@ const (
 	HostnameFile  = "hostname"
 	ResolvFile    = "resolv.conf"
 	MachineIDFile = "machine-id"
+	BootIDFile    = "boot_id"
 )
+
+const bootIDPath = "/proc/sys/kernel/random/boot_id"
 
 // coverFiles binds the agent's files over the image's. It is called with the old root as working directory.
 func coverFiles(spec *Spec) error {
 	covers := map[string]string{
 		"/etc/hosts": HostsFile, "/etc/hostname": HostnameFile, "/etc/resolv.conf": ResolvFile, "/etc/machine-id": MachineIDFile,
+		bootIDPath: BootIDFile,
 	}
 	if info, err := os.Lstat("/var/lib/dbus/machine-id"); err == nil && info.Mode().IsRegular() {
 		covers["/var/lib/dbus/machine-id"] = MachineIDFile
@@ -116,7 +120,24 @@ func coverFiles(spec *Spec) error {
 			return err
 		}
 	}
-	return nil
+	if err := mount("", bootIDPath, "", syscall.MS_BIND|syscall.MS_REMOUNT|plain|readOnly, ""); err != nil {
+		return err
+	}
+	return showNews(spec)
+}
+
+// showNews mounts the folder with the generation file, which only the agent writes.
+func showNews(spec *Spec) error {
+	if err := mountAt(filepath.Join(".", spec.Files, NewsDir), NewsPath, "", syscall.MS_BIND, ""); err != nil {
+		return err
+	}
+	if spec.Capabilities == AllCapabilities {
+		// Containers of users in the container may mount a /proc only where a whole one is in sight, and a file covers some of the other.
+		if err := mount("proc", NewsPath+"/"+wholeProcDir, "proc", plain, ""); err != nil {
+			return err
+		}
+	}
+	return mount("", NewsPath, "", syscall.MS_BIND|syscall.MS_REMOUNT|plain|readOnly, "")
 }
 
 // makeTarget makes sure that a path is a plain file; a symbolic link there would lead the mount astray.
@@ -153,7 +174,7 @@ func hideKernel() error {
 		if _, err := os.Lstat(path); err != nil {
 			continue // this kernel has no such thing
 		}
-		if err := mount(path, path, "", syscall.MS_BIND, ""); err != nil {
+		if err := mount(path, path, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil { // with the boot_id that covers the kernel's
 			return err
 		}
 		if err := mount("", path, "", syscall.MS_BIND|syscall.MS_REMOUNT|plain|readOnly, ""); err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"rekindle/internal/agent/container"
 	"rekindle/internal/tunnel"
 )
 
@@ -123,7 +124,7 @@ func theContainer(t *testing.T, m *machine) {
 	}
 	devices := m.app("/glob?path=/dev/*")
 	want := []any{"/dev/fd", "/dev/full", "/dev/mqueue", "/dev/null", "/dev/ptmx", "/dev/pts", "/dev/random", "/dev/shm", "/dev/stderr",
-		"/dev/stdin", "/dev/stdout", "/dev/tty", "/dev/urandom", "/dev/zero"}
+		"/dev/stdin", "/dev/stdout", "/dev/sysgenid", "/dev/tty", "/dev/urandom", "/dev/zero"}
 	if !reflect.DeepEqual(devices, want) {
 		t.Errorf("devices %v", devices)
 	}
@@ -144,6 +145,8 @@ func theContainer(t *testing.T, m *machine) {
 	m.mustFail("/try?what=write&path=/sys/kernel/uevent_helper", "read-only file system")
 	m.mustFail("/try?what=write&path=/proc/sys/kernel/hostname", "read-only file system")
 	m.mustFail("/try?what=write&path=/proc/sysrq-trigger", "read-only file system")
+	m.mustFail("/try?what=write&path=/proc/sys/kernel/random/boot_id", "read-only file system")
+	m.mustFail("/try?what=write&path=/run/rekindle/generation", "read-only file system")
 	m.mustWork("/try?what=write&path=/new-file")
 	m.mustWork("/try?what=mknod&path=/dev/another-null")
 	m.mustWork("/try?what=write&path=/dev/stdout")
@@ -232,6 +235,7 @@ func output(t *testing.T, m *machine) {
 
 // freeze takes a snapshot as a bake does, and shows what the host may rely on.
 func freeze(t *testing.T, b *bench, m *machine, relay *relay) {
+	m.mustWork("/talk")
 	m.mustWork("/held?open=198.51.100.7:7")
 	silent := <-relay.silent
 	answer := m.call("POST", "/v1/freeze", map[string]any{"hook": hook("validate", ""), "trim": true}, 200)
@@ -239,6 +243,9 @@ func freeze(t *testing.T, b *bench, m *machine, relay *relay) {
 		t.Fatalf("a guest whose hook fails answers %v", answer)
 	}
 	m.mustWork("/self")
+	if got := m.file("/run/rekindle/generation"); !strings.HasPrefix(got, `{"generation":0,"first":false,`) {
+		t.Errorf("generation before any thaw %q", got)
+	}
 	began := time.Now()
 	answer = m.call("POST", "/v1/freeze", map[string]any{"hook": hook("suspend", ""), "trim": true}, 200)
 	if answer["frozen"] != true || !reflect.DeepEqual(answer["hook"], map[string]any{"status": 200.0}) {
@@ -270,6 +277,7 @@ func clones(t *testing.T, b *bench, relay *relay) {
 		if n == 1 {
 			m.call("POST", "/v1/hook", hook("run", ""), 409)
 			m.mustBeShut()
+			m.mustStandStill()
 		}
 		about := url.QueryEscape(fmt.Sprintf(`{"microvm_id":"clone-%d","generation":%d,"lease_max_seconds":60}`, n, n))
 		answer := m.call("POST", "/v1/thaw?about="+about, identity(n, byte(n)), 200)
@@ -278,8 +286,10 @@ func clones(t *testing.T, b *bench, relay *relay) {
 		if answer["seeded"] != true || !reflect.DeepEqual(answer["hook"], map[string]any{"status": 200.0}) || step < time.Duration(n)*time.Hour-time.Minute {
 			t.Errorf("thaw %v", answer)
 		}
+		isConfirmed(t, answer, n)
 		isItself(t, m, n)
 		wishes(t, m, n)
+		m.mustGoOn()
 		randoms[m.app("/random").(string)] = true
 		m.kill()
 	}
@@ -322,16 +332,62 @@ func (m *machine) mustBeShut() {
 	}
 }
 
+// mustStandStill shows that the application, which talks all the time, does not run.
+func (m *machine) mustStandStill() {
+	m.t.Helper()
+	before, _ := m.logs(0)
+	for range 50 {
+		m.call("GET", "/v1/status", nil, 200)
+	}
+	if after, _ := m.logs(0); len(after) != len(before) {
+		m.t.Errorf("the application said %d bytes before its thaw", len(after)-len(before))
+	}
+}
+
+func (m *machine) mustGoOn() {
+	m.t.Helper()
+	before, _ := m.logs(0)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if after, _ := m.logs(0); len(after) > len(before) {
+			return
+		}
+	}
+	m.t.Error("the application does not go on after its thaw")
+}
+
+// isConfirmed: a thaw's answer says what is there now.
+func isConfirmed(t *testing.T, answer map[string]any, n int) {
+	t.Helper()
+	want := container.NewIdentity(fmt.Sprintf("clone-%d", n), fmt.Sprintf("%032x", n))
+	for name, value := range map[string]any{"hostname": want.Hostname, "machine_id": want.MachineID, "boot_id": want.BootID,
+		"generation": 1.0, "cut": true, "held": true} {
+		if answer[name] != value {
+			t.Errorf("%s is confirmed as %v, not %v", name, answer[name], value)
+		}
+	}
+	ahead := time.Until(time.Unix(0, int64(answer["clock_ns"].(float64)))) - time.Duration(n)*time.Hour
+	if ahead.Abs() > 2*time.Second {
+		t.Errorf("the confirmed clock is off by %v", ahead)
+	}
+}
+
 func isItself(t *testing.T, m *machine, n int) {
 	t.Helper()
 	name := fmt.Sprintf("clone-%d", n)
 	if got := m.app("/self").(map[string]any)["hostname"]; got != name {
 		t.Errorf("host name %v", got)
 	}
-	for path, want := range map[string]string{"/etc/hostname": name + "\n", "/etc/machine-id": fmt.Sprintf("%032x\n", n), "/new-file": "x"} {
+	for path, want := range map[string]string{"/etc/hostname": name + "\n", "/etc/machine-id": fmt.Sprintf("%032x\n", n), "/new-file": "x",
+		"/proc/sys/kernel/random/boot_id": container.NewIdentity(name, fmt.Sprintf("%032x", n)).BootID + "\n"} {
 		if got := m.file(path); got != want {
 			t.Errorf("%s is %q", path, got)
 		}
+	}
+	if got := m.file("/dev/sysgenid"); !strings.HasPrefix(got, "\x01\x00\x00\x00") {
+		t.Errorf("counter %q", got[:4])
+	}
+	if got := m.file("/run/rekindle/generation"); !strings.HasPrefix(got, `{"generation":1,"first":true,`) {
+		t.Errorf("generation %q", got)
 	}
 	if !strings.Contains(m.file("/etc/hosts"), name) {
 		t.Error("/etc/hosts does not know the name")
@@ -400,6 +456,10 @@ func TestPrivileges(t *testing.T) {
 		}
 		m.mustWork("/try?what=mount&path=/tmp")
 		m.mustWork("/try?what=open&path=/dev/fuse")
+		m.mustWork("/try?what=nest")
+		if got := m.file("/proc/sys/kernel/random/boot_id"); got == m.file("/run/rekindle/proc/sys/kernel/random/boot_id") {
+			t.Errorf("the boot id is the kernel's: %s", got)
+		}
 		m.mustWork("/file?path=/sys/fs/cgroup/cgroup.procs")
 	})
 	t.Run("another user", func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -24,6 +25,13 @@ func main() {
 		fmt.Println("going")
 		fmt.Fprintln(os.Stderr, "gone")
 		os.Exit(7)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "mount-proc" {
+		if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	fmt.Println("probe started")
 	for path, handler := range map[string]func(r *http.Request) (any, error){
@@ -38,6 +46,7 @@ func main() {
 		"/udp":      udp,
 		"/random":   random,
 		"/eat":      eat,
+		"/talk":     talk,
 		"/clock":    func(*http.Request) (any, error) { return time.Now().UnixNano(), nil },
 		"/kill":     func(*http.Request) (any, error) { return nil, syscall.Kill(syscall.Getpid(), syscall.SIGKILL) },
 	} {
@@ -91,6 +100,17 @@ func try(r *http.Request) (any, error) {
 		file, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err == nil {
 			file.Close()
+		}
+		return nil, err
+	case "nest": // a container of a user of ours, with a /proc of its own
+		inner := exec.Command("/proc/self/exe", "mount-proc")
+		inner.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		}
+		text, err := inner.Output()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, text)
 		}
 		return nil, err
 	case "mknod":
@@ -155,6 +175,16 @@ func random(*http.Request) (any, error) {
 	data := make([]byte, 16)
 	_, err := rand.Read(data)
 	return hex.EncodeToString(data), err
+}
+
+// talk says something again and again.
+func talk(*http.Request) (any, error) {
+	go func() {
+		for range time.Tick(2 * time.Millisecond) {
+			fmt.Println("tick")
+		}
+	}()
+	return nil, nil
 }
 
 // eat takes memory until the kernel says stop.
