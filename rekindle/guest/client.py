@@ -9,7 +9,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -66,9 +66,32 @@ class HookResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thawed:
+    """What a guest says of its thaw. What is missing (an older agent) or of the wrong kind is False or None."""
+
     seeded: bool
-    clock_step_ns: int
-    hook: HookResult | None
+    held: bool = False  #: the app ran no instruction between its freeze and this thaw
+    cut: bool = False  #: old connections to the outside were reset
+    clock_ns: int | None = None  #: the guest's wall clock after it was set
+    hostname: str | None = None
+    machine_id: str | None = None
+    boot_id: str | None = None
+    generation: int | None = None  #: how often this memory has been thawed, as the app was told
+    hook: HookResult | None = None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Thawed:
+        hook = answer.get("hook")
+        return cls(
+            seeded=answer.get("seeded") is True,
+            held=answer.get("held") is True,
+            cut=answer.get("cut") is True,
+            clock_ns=_of(int, answer.get("clock_ns")),
+            hostname=_of(str, answer.get("hostname")),
+            machine_id=_of(str, answer.get("machine_id")),
+            boot_id=_of(str, answer.get("boot_id")),
+            generation=_of(int, answer.get("generation")),
+            hook=_hook_result(hook) if isinstance(hook, Mapping) else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,8 +185,7 @@ class Guest:
         }
         query = "?about=" + quote(json.dumps(about)) if about is not None else ""
         answer = await self._call("POST", "/thaw" + query, body, (hook.timeout_s if hook else 0) + ANSWER_S)
-        result = _hook_result(answer["hook"]) if answer.get("hook") else None
-        return Thawed(seeded=answer["seeded"], clock_step_ns=answer["clock_step_ns"], hook=result)
+        return Thawed.of(answer)
 
     async def wait(self) -> AppEnd:
         """Return when the app's main process has ended."""
@@ -235,6 +257,13 @@ def _wishes(vm_id: str, answer: Mapping[str, Any]) -> Wishes:
             raise GuestError(f"{vm_id}: the guest agent does not say how long the app's lease is")
         lease = Lease(left_ms=left_ms, name=name[:_MAX_NAME])
     return Wishes(news=news, suspend=suspend, lease=lease)
+
+
+T = TypeVar("T")
+
+
+def _of(kind: type[T], value: object) -> T | None:
+    return value if type(value) is kind else None
 
 
 def _hook_result(answer: Mapping[str, Any]) -> HookResult:

@@ -8,6 +8,7 @@ It is the `Engine` of the API: `admit` opens an endpoint before the answer to Ru
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from rekindle.core.microvm import REQUEST, MicroVM
 from rekindle.driver import manifest
 from rekindle.guest.client import RelayGone
 from rekindle.image import toolbox
-from rekindle.node import builds, connectors, sweep
+from rekindle.node import builds, confirm, connectors, sweep
 from rekindle.node.builds import Workshop
 from rekindle.node.keeper import Keeper
 from rekindle.node.machine import Baked, route_of
@@ -253,13 +254,13 @@ class Agent:
         if version is None or version.folder is None:
             raise NotFound(f"Image {vm.image_arn} version {vm.image_version} of {vm.id} is gone")
         if version.folder not in self._baked:
-            bound = manifest.read(self._at.host.layout.image(version.folder) / "snapshot").binding
+            digest = toolbox_of(self._at, version.folder)
+            tools = toolbox.by_digest(self._at.host.config.tools_dir, digest)
             self._baked[version.folder] = Baked(
                 folder=version.folder,
-                tools=toolbox.by_digest(self._at.host.config.tools_dir, bound.tools),
+                tools=tools,
                 hooks=version.hooks,
-                memory_mib=bound.memory_mib,
-                vcpus=bound.vcpus,
+                confirms=confirms(self._at, version.folder),
             )
         return self._baked[version.folder]
 
@@ -276,3 +277,14 @@ class Agent:
             except Exception:
                 LOG.exception("ended microVMs could not be forgotten; tried again")
             await rest(FORGET_EVERY_S)
+
+
+def confirms(at: Hands, folder: str) -> bool:
+    """Whether the agent in a baked snapshot confirms every step of a thaw."""
+    image = json.loads((at.host.layout.image(folder) / "image.json").read_bytes())
+    return confirm.level_of(image) >= confirm.ALL
+
+
+def toolbox_of(at: Hands, folder: str) -> str:
+    """The digest of the toolbox tree that a baked snapshot names."""
+    return manifest.read(at.host.layout.image(folder) / "snapshot").binding.tools

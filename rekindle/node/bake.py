@@ -24,7 +24,7 @@ from rekindle.driver.base import Handle, Kernel, MachineSpec, Snapshot
 from rekindle.guest.client import App, Guest, HookCall, HookResult, RelayGone
 from rekindle.image.build import ImageConfig
 from rekindle.image.toolbox import Toolbox
-from rekindle.node import hooks
+from rekindle.node import confirm, hooks
 from rekindle.node.machine import Host, disk_bytes
 from rekindle.node.perform import SEED_BYTES, remove_tree
 from rekindle.node.relay import Relay
@@ -119,16 +119,21 @@ class _Machine:
         await self._thaw(relay.guest(vm_id), "The machine")
 
     async def _thaw(self, guest: Guest, who: str) -> None:
-        thawed = await guest.thaw(
-            entropy=os.urandom(SEED_BYTES),
-            now_ns=self._oven.clock() * 1_000_000,
+        asked = confirm.Asked(
             hostname="localhost",
             machine_id=uuid.uuid4().hex,
+            now_ns=self._oven.clock() * 1_000_000,
+            seed=os.urandom(SEED_BYTES),
+        )
+        thawed = await guest.thaw(
+            entropy=asked.seed,
+            now_ns=asked.now_ns,
+            hostname=asked.hostname,
+            machine_id=asked.machine_id,
             first=True,
             hook=None,
         )
-        if not thawed.seeded:
-            raise BuildFailed("INTERNAL_PLATFORM_ERROR", f"{who} did not confirm its reseeding.")
+        confirm.check(who, asked, thawed)
 
     async def freeze(self, into: Path) -> Snapshot:
         """Trim, close the channel, and write the snapshot of this stop."""

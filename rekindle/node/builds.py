@@ -22,7 +22,7 @@ from rekindle.driver import files
 from rekindle.driver.base import Snapshot
 from rekindle.image import archive, artifact, build
 from rekindle.image.base import BaseImage
-from rekindle.node import bake
+from rekindle.node import bake, confirm
 from rekindle.node.bake import Oven
 from rekindle.node.perform import remove_tree
 from rekindle.store.db import Store
@@ -164,7 +164,7 @@ def _keep(making: Path, final: Path, built: build.Built) -> None:
 
     The snapshot is durable already.
     """
-    (making / "image.json").write_text(json.dumps({"config": asdict(built.config)}, indent=1))
+    (making / "image.json").write_text(json.dumps({"config": asdict(built.config), "confirms": confirm.ALL}, indent=1))
     for path in (making / "image.json", built.root_disk, making):
         files.sync(path)
     making.rename(final)

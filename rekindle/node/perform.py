@@ -25,7 +25,7 @@ from rekindle.core.microvm import MicroVM
 from rekindle.driver import leftovers
 from rekindle.driver.base import Handle, MachineSpec
 from rekindle.guest.client import HookCall, RelayGone
-from rekindle.node import hooks
+from rekindle.node import confirm, hooks
 from rekindle.node.machine import Baked, Host, about, hostname_of, machine_id_of, spec_of
 from rekindle.node.relay import Relay
 
@@ -59,9 +59,9 @@ async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
     if home.exists():
         await at.relay.disconnect(vm.id)  # an earlier attempt was cut off: its channel may still be open
     home.mkdir(mode=0o700, exist_ok=True)
-    spec = spec_of(at.host, vm, baked)
+    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
     handle = await _thawed(
-        at, vm, spec, spec.image / "snapshot", hooks.runtime_call(baked.hooks, "run", vm), first=True
+        at, vm, spec, spec.image / "snapshot", hooks.runtime_call(baked.hooks, "run", vm), baked, first=True
     )
     return Done(fact=Fact.STARTED, changes={"handle": handle.saved()})
 
@@ -70,10 +70,10 @@ async def resume(at: Hands, vm: MicroVM, baked: Baked) -> Done:
     """From the VM's own snapshot to a served VM. Raises MachineError, GuestError; the snapshot stays whole."""
     if vm.snapshot is None:
         raise MachineError(f"{vm.id} has no snapshot to resume from")
-    spec = spec_of(at.host, vm, baked)
+    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
     call = hooks.runtime_call(baked.hooks, "resume", vm)
     await at.relay.disconnect(vm.id)  # the channel of a VMM that died may not have been noticed yet
-    handle = await _thawed(at, vm, spec, at.host.layout.sleep(vm.id, vm.snapshot), call, first=False)
+    handle = await _thawed(at, vm, spec, at.host.layout.sleep(vm.id, vm.snapshot), call, baked, first=False)
     return Done(fact=Fact.RESUMED, changes={"handle": handle.saved(), "suspended_at_ms": None, "state_reason": None})
 
 
@@ -100,7 +100,7 @@ async def wake_again(at: Hands, vm: MicroVM, handle: Handle, baked: Baked) -> No
     """After a snapshot that could not be written: let the very same machine go on. Raises MachineError, GuestError."""
     await at.relay.connect(vm.id, timeout_s=SYNC_S)
     await at.host.driver.unpause(handle)
-    await _thaw(at, vm, hooks.runtime_call(baked.hooks, "resume", vm), first=False)
+    await _thaw(at, vm, hooks.runtime_call(baked.hooks, "resume", vm), baked, first=False)
 
 
 async def stop(at: Hands, vm: MicroVM, handle: Handle | None, farewell: HookCall | None) -> Done:
@@ -128,14 +128,14 @@ def remove_tree(folder: Path) -> None:
 
 
 async def _thawed(
-    at: Hands, vm: MicroVM, spec: MachineSpec, snapshot: Path, hook: HookCall | None, *, first: bool
+    at: Hands, vm: MicroVM, spec: MachineSpec, snapshot: Path, hook: HookCall | None, baked: Baked, *, first: bool
 ) -> Handle:
     """Restore, connect, run, thaw; on any failure nothing of it stays."""
     handle = await at.host.driver.restore(spec, snapshot)
     try:
         await at.relay.connect(vm.id, timeout_s=SYNC_S)
         await at.host.driver.unpause(handle)
-        await _thaw(at, vm, hook, first=first)
+        await _thaw(at, vm, hook, baked, first=first)
     except BaseException as err:
         try:
             if first and isinstance(err, HookFailed):  # the reason of its end sends people to the app's output
@@ -146,20 +146,24 @@ async def _thawed(
     return handle
 
 
-async def _thaw(at: Hands, vm: MicroVM, hook: HookCall | None, *, first: bool) -> None:
+async def _thaw(at: Hands, vm: MicroVM, hook: HookCall | None, baked: Baked, *, first: bool) -> None:
     """Make the guest fit to be served, and refuse to serve it when it does not confirm."""
-    seeding = at.host.config.machine.seed_after_restore
-    thawed = await at.relay.guest(vm.id).thaw(
-        entropy=os.urandom(SEED_BYTES) if seeding else None,
-        now_ns=at.clock() * 1_000_000,
+    asked = confirm.Asked(
         hostname=hostname_of(vm),
         machine_id=machine_id_of(vm),
+        now_ns=at.clock() * 1_000_000,
+        seed=os.urandom(SEED_BYTES) if at.host.config.machine.seed_after_restore else None,
+    )
+    thawed = await at.relay.guest(vm.id).thaw(
+        entropy=asked.seed,
+        now_ns=asked.now_ns,
+        hostname=asked.hostname,
+        machine_id=asked.machine_id,
         first=first,
         hook=hook,
         about=about(at.host, vm),
     )
-    if seeding and not thawed.seeded:
-        raise GuestError(f"{vm.id} did not confirm that its random number generator was reseeded")
+    confirm.check(vm.id, asked, thawed, all_of_it=baked.confirms)
     await hooks.check(at.relay.guest(vm.id), vm.id, hook, thawed.hook)
 
 

@@ -24,6 +24,6 @@ async def tidy(layout: Layout, host: Host, vm: MicroVM, baked: Baked) -> None:
     """Only the newest whole snapshot is kept; it must not lean on a deleted one. Repeatable at every point."""
     if vm.snapshot is None:
         return
-    spec = spec_of(host, vm, baked)
+    spec = spec_of(host, vm, folder=baked.folder, tools=baked.tools)
     await threads.finish(layers.drop_older, layout.home(vm.id) / "snapshots", keep=str(vm.snapshot))
     await layers.merge(host.launcher, spec, layout.sleep(vm.id, vm.snapshot))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from rekindle.core.microvm import MicroVM
 from rekindle.driver.base import Accel, Exit, ExitKind, Handle, MachineSpec, Snapshot
 from rekindle.guest.client import AppEnd, HookCall, HookResult, RelayGone, Thawed, Wishes
 from rekindle.image.toolbox import Toolbox
+from rekindle.node.confirm import boot_id_of
 from rekindle.node.layout import Layout
 from rekindle.node.machine import Baked, Host
 from rekindle.node.perform import Hands
@@ -96,15 +97,27 @@ class Guest:
         self.app_ended: asyncio.Future[AppEnd] = asyncio.get_running_loop().create_future()
         self.may_thaw = asyncio.Event()
         self.may_thaw.set()
+        self.says: dict[str, Any] = {}  #: what its answer to a thaw has instead of the truth
 
     def say(self, wishes: Wishes) -> None:
         self.said = wishes
         self.wished.set()
 
-    async def thaw(self, *, hook: HookCall | None, **_: object) -> Thawed:
+    async def thaw(self, *, hook: HookCall | None, now_ns: int, hostname: str, machine_id: str, **_: object) -> Thawed:
         await self.may_thaw.wait()
         self.said = NO_WISHES
-        return Thawed(seeded=True, clock_step_ns=0, hook=await self.hook(hook) if hook else None)
+        answer = {
+            "seeded": True,
+            "held": True,
+            "cut": True,
+            "clock_ns": now_ns,
+            "hostname": hostname,
+            "machine_id": machine_id,
+            "boot_id": boot_id_of(machine_id),
+            "generation": 1,
+        }
+        thawed = Thawed.of(answer | self.says)
+        return replace(thawed, hook=await self.hook(hook) if hook else None)
 
     async def freeze(self, hook: HookCall | None, *, trim: bool) -> HookResult | None:
         return await self.hook(hook) if hook else None
@@ -210,7 +223,7 @@ class Image:
     async def baked(self, vm: MicroVM) -> Baked:
         if self.broken:
             raise MachineError("the image's manifest cannot be read")
-        return Baked(folder="a/b", tools=TOOLS, hooks=self.hooks, memory_mib=512, vcpus=1)
+        return Baked(folder="a/b", tools=TOOLS, hooks=self.hooks)
 
 
 def hands(state: Path, driver: Driver, relay: FakeRelay, clock: HandClock, **config: Any) -> Hands:
