@@ -20,6 +20,10 @@ while IFS= read -r path; do
   if [ -f "$root$path" ] && [ ! -L "$root$path" ] && [ ! -s "$root$path" ]; then rm "$root$path"; fi
   if [ -d "$root$path" ] && [ ! -L "$root$path" ]; then rmdir "$root$path" 2>/dev/null || true; fi
 done </rk/work/mount-points
+for key in "$root"/etc/ssh/ssh_host_*_key; do
+  [ -f "$key" ] || continue
+  echo "WARNING: ${key#"$root"} is part of the image: all its microVMs would have this SSH host key. Remove it and make one in the /run hook"
+done
 du --summarize --bytes "$root" | cut -f1 >/rk/work/root-bytes
 mkfs.erofs --quiet /rk/out/root.erofs.part "$root"
 sync /rk/out/root.erofs.part

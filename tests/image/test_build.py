@@ -97,6 +97,13 @@ async def test_the_same_again_comes_from_the_cache(room: Room) -> None:
     assert first.config.argv == ("/bin/sh", "-c", "echo $HOME")
 
 
+async def test_a_host_key_in_an_image_is_told(room: Room) -> None:
+    dockerfile = "FROM rekindle/debian:13\nCOPY key key.pub /etc/ssh/\nRUN cd /etc/ssh && mv key ssh_host_ed25519_key\n"
+    await room.build(dockerfile + "CMD sleep 9\n", {"key": "k", "key.pub": "p"})
+    told = [line for line in room.lines if line.startswith("WARNING")]
+    assert [line.split()[1] for line in told] == ["/etc/ssh/ssh_host_ed25519_key"]
+
+
 async def test_builds_of_one_account_wait_for_each_other_and_share_cache_mounts(room: Room) -> None:
     step = "RUN --mount=type=cache,id=shared,target=/cache echo {} >> /cache/n && cp /cache/n /n"
     requests = [room.request(f"FROM rekindle/debian:13\n{step.format(n)}\n") for n in (1, 2)]
