@@ -35,7 +35,6 @@ probe_s = {probe_s}
 {machine}
 [memory]
 extra_sizes_mib = [128, 256]
-{memory}
 [artifacts]
 listen = "127.0.0.1:0"
 [ingress]
@@ -57,13 +56,12 @@ class Cloud:
     clients: list[Any] = field(default_factory=list)
 
     def configure(self, **settings: str) -> None:
-        """TOML text for the places `top`, `build`, `machine`, `memory`, `rest`; used at the next start."""
+        """TOML text for the places `top`, `build`, `machine`, `rest`; used at the next start."""
         self.settings = settings
         defaults = {
             "top": "",
             "build": 'trust = "operator"',
             "machine": "",
-            "memory": "",
             "rest": "",
             "accel": SETTING,
             "probe_s": str(int(10 * SLOWNESS)),
