@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import uvloop
 
-from rekindle import binaries, clients, identity, operator_api, servers, unixsock, vitals
+from rekindle import binaries, clients, identity, operator_api, servers, systemd, takeover, unixsock, vitals
 from rekindle.api import app as api
 from rekindle.artifacts import app as artifacts
 from rekindle.clock import Clock
@@ -33,6 +33,7 @@ from rekindle.driver.qemu import QemuDriver
 from rekindle.guest import kernel
 from rekindle.identity.keys import new_access_key
 from rekindle.image import base, toolbox
+from rekindle.image.base import BaseImage
 from rekindle.image.toolbox import Toolbox
 from rekindle.node import sockets
 from rekindle.node.agent import Agent
@@ -50,34 +51,38 @@ from rekindle.store.db import Store
 LOG = logging.getLogger(__name__)
 
 
-def main(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. Raises RekindleError when it cannot start, and says why."""
+def main(config: Config, *, take_over: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. With `take_over` a service that is there already has to make room, when this one
+    has all that it needs. Raises RekindleError when it cannot start, and says why.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, clock_of(os.environ)))
+        runner.run(_serve(config, clock_of(os.environ), take_over=take_over))
 
 
-async def _serve(config: Config, clock: Clock) -> None:
+async def _serve(config: Config, clock: Clock, *, take_over: bool) -> None:
     if config.ingress.domain:
         raise Invalid("ingress.domain: host mode is not there yet; leave it empty (endpoints are localhost:<port>)")
     config = _measured(config)
     layout = Layout(config.state)
     layout.make()
     async with AsyncExitStack() as stack:
+        given = {name: stack.enter_context(sock) for name, sock in systemd.given_sockets().items()}
+        if take_over:
+            await _equipped(config)
+            await asyncio.to_thread(takeover.end_other, layout)
         stack.enter_context(_only_one(layout))
         store = await stack.enter_async_context(_store(layout, clock))
         who = identity.ensure(config, clock)
-        tools = await toolbox.ensure(config.tools_dir, LOG.info)
-        managed = await base.ensure(config.tools_dir, tools, LOG.info)
+        tools, managed = await _equipped(config)
         host = await _host(config, layout, tools)
         relay = await stack.enter_async_context(Relay(layout, binaries.find("rekindle-relay")))
-        relay.listeners = sockets.listening(
-            layout.run,
-            {"api": (config.listen, "the API"), "artifacts": (config.artifacts.listen, "the artifact store")},
-            servers.bind,
-        )
-        api_socket, store_socket = (stack.enter_context(sock) for sock in relay.listeners.values())
+        wanted = {"api": (config.listen, "the API"), "artifacts": (config.artifacts.listen, "the artifact store")}
+        missing = {name: where for name, where in wanted.items() if name not in given}
+        own = sockets.listening(layout.run, missing, servers.bind)
+        relay.listeners = given | {name: stack.enter_context(sock) for name, sock in own.items()}
+        api_socket, store_socket = (relay.listeners[name] for name in wanted)
         store_url = f"http://{servers.bound_to(store_socket)}"
         renew = partial(clients.equip, config, store, f"http://{servers.bound_to(api_socket)}", store_url, who)
         await renew()
@@ -112,6 +117,12 @@ async def _serve(config: Config, clock: Clock) -> None:
         await _run(agent, listeners, stop)
 
 
+async def _equipped(config: Config) -> tuple[Toolbox, BaseImage]:
+    """The toolbox and the base image; made when they are not there, which takes minutes."""
+    tools = await toolbox.ensure(config.tools_dir, LOG.info)
+    return tools, await base.ensure(config.tools_dir, tools, LOG.info)
+
+
 def _measured(config: Config) -> Config:
     """With the numbers that 0 leaves to this machine."""
     if config.memory.host_mib:
@@ -140,7 +151,9 @@ async def _run(agent: Agent, listeners: list[tuple[servers.Server, Any]], stop: 
         working = own.create_task(agent.run(), name="agent")
         serving = [own.create_task(server.serve([sock]), name="listener") for server, sock in listeners]
         LOG.info("ready")
+        systemd.notify("READY=1")
         await stop.wait()
+        systemd.notify("STOPPING=1")
         LOG.info("stopping; microVMs go on")
         for server, _ in listeners:
             server.stop()
@@ -190,7 +203,9 @@ class _only_one:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
             self._file.close()
-            raise MachineError(f"Another rekindle serves {self._path.parent} already") from err
+            raise MachineError(
+                f"Another rekindle serves {self._path.parent} already; `rekindle serve --take-over` takes its place"
+            ) from err
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()

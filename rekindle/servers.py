@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from rekindle.config import host_port
+from rekindle.connections import Connection
 from rekindle.core.errors import MachineError
 
 GRACE_S = 5
@@ -30,6 +31,10 @@ def server(app: Any) -> Server:
     return Server(
         uvicorn.Config(
             app,
+            http=Connection,
+            ws="none",
+            interface="asgi3",
+            proxy_headers=False,  # who calls is known by signature or socket, never by what a header says
             loop="none",
             lifespan="off",
             log_config=None,

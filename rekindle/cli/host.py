@@ -9,6 +9,7 @@ import json
 import os
 import select
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -47,11 +48,14 @@ def add_machine_commands(app: typer.Typer) -> None:
 def serve(
     context: typer.Context,
     listen: Annotated[str | None, typer.Option(help="ADDRESS:PORT of the API [default: 127.0.0.1:7070].")] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the place of the service that runs; its clients only wait.")
+    ] = False,
 ) -> None:
     """Run the service in the foreground. Ctrl-C stops it; microVMs go on and are taken up by the next start."""
     from rekindle import serve as service
 
-    service.main(session.of(context).config(listen))
+    service.main(session.of(context).config(listen), take_over=take_over)
 
 
 def init(
@@ -62,20 +66,35 @@ def init(
     listen: Annotated[str | None, typer.Option(help="ADDRESS:PORT of the API.")] = None,
     artifacts: Annotated[str | None, typer.Option(help="ADDRESS:PORT of the artifact store.")] = None,
     quotas: Annotated[str | None, typer.Option(help="What an account may have: generous, or aws for AWS's.")] = None,
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="Write systemd units too; a configuration that is there stays.")
+    ] = False,
+    units: Annotated[
+        Path | None, typer.Option(help="Folder for the units [default: systemd's own, of the machine or of the user].")
+    ] = None,
 ) -> None:
     """Make the state folder: configuration, CA, first access key, and the files that clients read.
 
     Refuses to overwrite a configuration.
     """
+    here = session.of(context)
+    if not (systemd and (here.layout.state / "rekindle.toml").exists()):
+        _make_state(here, configuration(listen, artifacts, quotas, trust_builds=trust_builds))
+    if systemd:
+        _write_units(here, units)
+    else:
+        output.line(f"Start the service with: {here.command('serve')}")
+
+
+def _make_state(here: session.Session, text: str) -> None:
     from rekindle import clients
     from rekindle.clock import wall_ms
 
-    here = session.of(context)
     path = here.layout.state / "rekindle.toml"
     if path.exists():
         raise Invalid(f"{path} exists already; edit it, or use another folder: rekindle --state DIR init")
     here.layout.make()
-    path.write_text(configuration(listen, artifacts, quotas, trust_builds=trust_builds))
+    path.write_text(text)
     try:
         config = here.config()
     except Invalid:
@@ -90,7 +109,24 @@ def init(
         output.line(f"AWS profile rekindle: AWS_CONFIG_FILE={profile} AWS_SHARED_CREDENTIALS_FILE={credentials}")
     else:
         output.line("client.env and aws/ are written by the first start: a port is 0, so it is chosen then")
-    output.line(f"Start the service with: {here.command('serve')}")
+
+
+def _write_units(here: session.Session, folder: Path | None) -> None:
+    """Units of this state folder; whole and only if none of them is there with another text."""
+    from rekindle import systemd
+
+    user = os.geteuid() != 0
+    folder = folder or systemd.folder_of_units(user=user)
+    texts = systemd.units(here.config(), Path(sys.argv[0]).resolve(), user=user)
+    for name, text in texts.items():
+        if (folder / name).exists() and (folder / name).read_text() != text:
+            raise Invalid(f"{folder / name} exists already with another text; remove it, or choose another --units DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        output.line(f"Wrote {folder / name}")
+    systemctl = "systemctl --user" if user else "systemctl"
+    output.line(f"Start the service with: {systemctl} daemon-reload && {systemctl} enable --now {' '.join(texts)}")
 
 
 def configuration(listen: str | None, artifacts: str | None, quotas: str | None, *, trust_builds: bool) -> str:

@@ -74,17 +74,28 @@ class Cloud:
     def start(self) -> None:
         if not (self.state / "rekindle.toml").exists():
             self.configure()
+        self._spawn("serve")
+        until(self._up, 120, "the service answers")
+
+    def take_over(self) -> None:
+        """Start another service on the same state folder, which takes the place of this one."""
+        old = self.process
+        assert old is not None
+        self._spawn("serve", "--take-over")
+        assert old.wait(timeout=60) == 0
+        until(self._up, 120, "the new service answers")
+
+    def _spawn(self, *words: str) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("REKINDLE_", "AWS_"))}
         with (self.state / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [REKINDLE, "--state", self.state, "serve"],
+                [REKINDLE, "--state", self.state, *words],
                 env=env | {"REKINDLE_TOOLS_DIR": str(self.tools_dir)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        until(self._up, 120, "the service answers")
 
     def _up(self) -> bool:
         if self.process is None or self.process.poll() is not None:

@@ -46,11 +46,11 @@ def stop_and_start(cloud: Cloud) -> None:
     cloud.start()
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [stop_and_start, pytest.param(restart_service, marks=pytest.mark.long)],
-    ids=["stop_and_start", "restart_service"],
-)
+def take_over(cloud: Cloud) -> None:
+    cloud.take_over()
+
+
+@pytest.mark.parametrize("fault", [stop_and_start, restart_service, take_over], ids=lambda fault: fault.__name__)
 def test_no_call_is_refused_while_the_service_is_started_again(
     fault: Callable[[Cloud], None], launch: Callable[..., Vm], cloud: Cloud
 ) -> None:
