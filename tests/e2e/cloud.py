@@ -40,6 +40,8 @@ listen = "127.0.0.1:0"
 [ingress]
 first_port = {first_port}
 last_port = {last_port}
+[quiet]
+rules = ["ignore GET /quiet/*", "park /parked/*"]
 {rest}
 """
 
@@ -193,6 +195,12 @@ class Cloud:
     def relay_pid(self) -> int:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/relay.sock"))) as relay:
             return int(relay.get("http://relay/v1/health").json()["pid"])
+
+    def relays_word(self, vm_id: str) -> dict[str, Any]:
+        """What the relay counts for a microVM (docs/contracts.md §4)."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/relay.sock"))) as relay:
+            counted: dict[str, Any] = relay.get("http://relay/vms").json()[vm_id]
+        return counted
 
     def inspect(self, vm_id: str) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self.cli("inspect", vm_id, "--json").stdout)

@@ -23,6 +23,7 @@ from rekindle.core.token import Claims
 from rekindle.identity.keys import ensure_token_key
 from rekindle.seal import seal
 from tests.e2e.cloud import Cloud, Vm
+from tests.waiting import until
 
 BIG_BYTES = 20 << 20
 APP, SOCKETS = 8081, 8082
@@ -119,9 +120,11 @@ def tls_of(vm: Vm) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=vm.cloud.env()["REKINDLE_CA"])
 
 
-def websocket(vm: Vm, headers: dict[str, str], **options: Any) -> websockets.sync.client.ClientConnection:
+def websocket(
+    vm: Vm, headers: dict[str, str], path: str = "/chat", **options: Any
+) -> websockets.sync.client.ClientConnection:
     made = websockets.sync.client.connect(
-        f"wss://{vm.endpoint}/chat", ssl=tls_of(vm), additional_headers=headers, proxy=None, **options
+        f"wss://{vm.endpoint}{path}", ssl=tls_of(vm), additional_headers=headers, proxy=None, **options
     )
     assert isinstance(made, websockets.sync.client.ClientConnection)
     return made
@@ -243,6 +246,29 @@ def test_an_open_websocket_and_an_open_stream_end_with_the_sleep(own_served: Vm)
             next(parts)
     with websocket(own_served, own_served.headers | {PORT: str(SOCKETS)}) as chat:
         assert chat.recv(10) == "offered: "
+
+
+def test_a_page_left_open_lets_its_vm_sleep_and_is_still_there_after_it(own_served: Vm) -> None:
+    """The rules of `tests/e2e/cloud.py`: /quiet/* is ignored, WebSockets at /parked/* are parked."""
+    with (
+        websocket(own_served, own_served.headers | {PORT: str(SOCKETS)}, "/parked/1") as chat,
+        own_served.http(**{PORT: str(APP)}) as session,
+    ):
+        assert chat.recv(10) == "offered: "
+        spoken_ms = own_served.cloud.relays_word(own_served.id)["last_byte_ms"]
+        assert session.get("/quiet/1").text == "/quiet/1"
+        assert chat.ping().wait(10)
+        assert own_served.cloud.relays_word(own_served.id)["last_byte_ms"] == spoken_ms
+        until(lambda: wall_ms() > spoken_ms + 1100, 10, "what was said has settled")
+        own_served.suspend()
+        answer = session.get("/quiet/1")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+        assert chat.ping().wait(10)
+        assert own_served.row()["state"] == "SUSPENDED"
+        chat.send("good morning")
+        assert chat.recv(60) == "offered: "  # what this app says to every new connection
+        assert chat.recv(10) == "good morning"
+        assert session.get("/quiet/1").text == "/quiet/1"
 
 
 def test_all_requests_that_wait_for_one_sleeper_are_answered(own_served: Vm) -> None:

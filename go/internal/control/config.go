@@ -49,7 +49,7 @@ func (s *Server) apply(config *Config) error {
 	if err := s.gateway.Set(config.Egress); err != nil {
 		return fmt.Errorf("egress: %w", err)
 	}
-	s.proxy.Set(&ingress.Settings{Keys: keys, Hold: time.Duration(config.HoldS * float64(time.Second)), Domain: config.Domain})
+	s.proxy.Set(&ingress.Settings{Keys: keys, Hold: time.Duration(config.HoldS * float64(time.Second)), Domain: config.Domain, Settled: s.settled})
 	s.endpoints.Configure(certificate, config.IngressHost)
 	s.configured.Store(config)
 	return nil

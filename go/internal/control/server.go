@@ -31,6 +31,7 @@ type Server struct {
 	endpoints  *ingress.Endpoints
 	configured atomic.Pointer[Config]
 	routing    chan struct{} // holds a token: one change of routes at a time
+	settled    time.Duration // ingress.Settings.Settled
 }
 
 // NewServer makes a relay without VMs that was not configured yet.
@@ -39,6 +40,7 @@ func NewServer(version string) *Server {
 	s.endpoints = ingress.NewEndpoints(s.proxy)
 	s.table = vm.NewTable(s.hub, func(m *vm.Meter) http.Handler { return s.gateway.Guest(&m.EgressIn, &m.EgressOut) })
 	s.routing = make(chan struct{}, 1)
+	s.settled = time.Second
 	return s
 }
 
@@ -216,6 +218,7 @@ func shown(one *vm.VM) map[string]any {
 		"connected":        one.Connected(),
 		"last_byte_ms":     one.Meter.LastByteMS.Load(),
 		"open":             one.Meter.Open.Load(),
+		"parked":           one.Meter.Parked.Load(),
 		"bytes_in":         one.Meter.BytesIn.Load(),
 		"bytes_out":        one.Meter.BytesOut.Load(),
 		"egress_bytes_in":  one.Meter.EgressIn.Load(),

@@ -16,6 +16,7 @@ const (
 	protocolAuth      = protocolMarker + ".authentication."
 	protocolPort      = protocolMarker + ".port."
 	headerSubprotocol = "Sec-Websocket-Protocol"
+	headerExtensions  = "Sec-Websocket-Extensions"
 )
 
 // credentials is what a request says about itself, read but not judged.

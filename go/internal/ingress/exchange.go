@@ -22,16 +22,18 @@ import (
 
 // exchange is one request on its way to the app and the answer on its way back.
 type exchange struct {
-	w     http.ResponseWriter
-	in    *http.Request
-	vm    *vm.VM
-	port  int
-	id    string
-	known credentials
-	hold  time.Duration
-	rule  *quiet.Rule // nil: the request is activity
-	sent  atomic.Bool // something of the request may have reached the app
-	body  *requestBody
+	w       http.ResponseWriter
+	in      *http.Request
+	vm      *vm.VM
+	port    int
+	id      string
+	known   credentials
+	hold    time.Duration
+	settled time.Duration // Settings.Settled
+	rule    *quiet.Rule   // nil: the request is activity
+	session *vm.Session   // which the answer comes from
+	sent    atomic.Bool   // something of the request may have reached the app
+	body    *requestBody
 }
 
 // repeatable tells whether the app cannot have seen anything of the request.
@@ -39,6 +41,9 @@ func (e *exchange) repeatable() bool { return !e.sent.Load() && !e.body.used.Loa
 
 // quiet tells whether the request must not wake its VM.
 func (e *exchange) quiet() bool { return e.rule != nil && e.rule.Effect == quiet.Ignore }
+
+// parks tells whether the request opens a WebSocket that outlives sleep.
+func (e *exchange) parks() bool { return e.rule != nil && e.rule.Effect == quiet.Park }
 
 // touch notes activity: something of this exchange has passed.
 func (e *exchange) touch() {
@@ -110,6 +115,9 @@ func (e *exchange) outgoing(ctx context.Context) *http.Request {
 		if len(e.known.offered) > 0 {
 			out.Header.Set(headerSubprotocol, strings.Join(e.known.offered, ", "))
 		}
+	}
+	if e.parks() {
+		out.Header.Del(headerExtensions) // their state would end with the app's side of the connection
 	}
 	return out.WithContext(ctx)
 }

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"rekindle/internal/quiet"
 	"rekindle/internal/token"
 	"rekindle/internal/tunnel"
 	"rekindle/internal/vm"
@@ -24,6 +23,9 @@ type Settings struct {
 	Keys   *token.Keys
 	Hold   time.Duration // how long a request is held while its VM starts or wakes
 	Domain string        // host mode: `<uuid>.<domain>`; "": port mode
+	// Settled is how long both sides of a WebSocket must have been silent for it to outlive sleep: what is said in the instant in which
+	// a guest is frozen may be lost, and then the client must know it.
+	Settled time.Duration
 }
 
 // Proxy answers the requests of all endpoints.
@@ -50,10 +52,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 		return
 	}
 	rule := target.Route().Quiet.Find(r, isWebSocket(r.Header))
-	if rule != nil && rule.Effect == quiet.Park {
-		rule = nil // like any other WebSocket, until it can outlive sleep
-	}
-	e := &exchange{w: w, in: r, vm: target, port: port, id: requestID, known: known, hold: settings.Hold, rule: rule}
+	e := &exchange{w: w, in: r, vm: target, port: port, id: requestID, known: known, hold: settings.Hold, settled: settings.Settled, rule: rule}
 	e.touch()
 	defer target.Meter.Open.Add(-1)
 	if target.Meter.Open.Add(1) > maxOpen {
@@ -89,6 +88,7 @@ func (e *exchange) forward() (*http.Response, error) {
 		}
 		response, err := e.send(session)
 		if err == nil {
+			e.session = session
 			return response, nil
 		}
 		if !endedWith(session, err) {

@@ -24,7 +24,11 @@ func (e *exchange) switchProtocols(response *http.Response) {
 		notForwarded.write(e.w, e.id) // the app switched to something nobody asked for
 		return
 	}
-	protocol := response.Header.Get("Upgrade")
+	if e.parks() && response.Header.Get(headerExtensions) != "" {
+		notForwarded.write(e.w, e.id) // nobody asked for these either
+		return
+	}
+	protocol, chosen := response.Header.Get("Upgrade"), response.Header.Get(headerSubprotocol)
 	copyResponseHeader(e.w.Header(), response.Header, e.id)
 	e.selectSubprotocol()
 	conn, buffered, err := http.NewResponseController(e.w).Hijack()
@@ -40,6 +44,10 @@ func (e *exchange) switchProtocols(response *http.Response) {
 		return // the client is gone
 	}
 	// net/http has read nothing ahead but what is in this buffer
+	if e.parks() {
+		newParking(e, conn, buffered.Reader, chosen).run(app)
+		return
+	}
 	join(client{conn.(*tls.Conn), buffered.Reader}, app, e.touch)
 }
 

@@ -13,6 +13,7 @@ type Meter struct {
 	BytesIn    atomic.Int64 // from clients to the app
 	BytesOut   atomic.Int64 // from the app to clients
 	Open       atomic.Int64 // authenticated requests under way
+	Parked     atomic.Int64 // those of them that are WebSockets of a VM that sleeps
 	EgressIn   atomic.Int64 // from outside to the guest, over connections the guest has opened
 	EgressOut  atomic.Int64 // from the guest to outside
 }
