@@ -35,15 +35,18 @@ probe_s = {probe_s}
 {machine}
 [memory]
 extra_sizes_mib = [128, 256]
+{memory}
 [artifacts]
 listen = "127.0.0.1:0"
 [ingress]
 first_port = {first_port}
 last_port = {last_port}
 [quiet]
-rules = ["ignore GET /quiet/*", "park /parked/*"]
+{quiet}
 {rest}
 """
+#: Only paths that no test uses for anything else.
+QUIET = 'rules = ["ignore GET /quiet/*", "park /parked/*"]'
 
 
 @dataclass
@@ -58,12 +61,14 @@ class Cloud:
     clients: list[Any] = field(default_factory=list)
 
     def configure(self, **settings: str) -> None:
-        """TOML text for the places `top`, `build`, `machine`, `rest`; used at the next start."""
+        """TOML text for the places `top`, `build`, `machine`, `memory`, `quiet`, `rest`; used at the next start."""
         self.settings = settings
         defaults = {
             "top": "",
             "build": 'trust = "operator"',
             "machine": "",
+            "memory": "",
+            "quiet": QUIET,
             "rest": "",
             "accel": SETTING,
             "probe_s": str(int(10 * SLOWNESS)),
