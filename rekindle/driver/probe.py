@@ -101,7 +101,7 @@ def _line(accel: Accel, root: Path, vmlinux: Path) -> list[str]:
         "-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios"),
         "-M", f"microvm,accel={accel.value},pit=off,pic=off,rtc=on,isa-serial=on", "-cpu", "max", "-m", "128M",
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
-        "-kernel", str(vmlinux), "-append", "console=ttyS0 panic=-1 reboot=t tsc_early_khz=2000000",
+        "-kernel", str(vmlinux), "-append", "console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz=2000000",
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -14,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from rekindle import config
+from rekindle import binaries, config
+from rekindle.driver import host
 from rekindle.image import toolbox
 from scripts.kvm import disks, say
 from scripts.kvm.machine import Machine
@@ -35,7 +37,7 @@ PARTS = {
     "clones": [*PYTEST, "tests/e2e/test_clones.py"],
     "restarts": [*PYTEST, "tests/e2e/test_restarts.py"],
     "faults": [*PYTEST, "tests/e2e/test_faults.py"],
-    "generations": [*PYTEST, "-s", "tests/driver/test_generations.py"],
+    "generations": ["env", "REKINDLE_TEST_GENERATIONS=300", *PYTEST, "-s", "tests/driver/test_generations.py"],
 }
 SLOWNESS = 10
 
@@ -56,6 +58,7 @@ def main() -> int:
             system=system,
             library=library,
             checkout=tar,
+            tsc_khz=asyncio.run(host.tsc_khz(binaries.find("rekindle-jail"))),
             scratch=scratch,
         )
         _say(f"starting the nested machine ({time.monotonic() - began:.0f} s; at most {options.minutes} minutes)")
@@ -75,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--command", help="a shell line to run inside instead of the parts")
     parser.add_argument("--minutes", type=int, default=90, help="end the machine after so many")
-    parser.add_argument("--slowness", type=int, default=SLOWNESS, help="the tests' deadlines are multiplied by it")
+    parser.add_argument("--slowness", type=float, default=SLOWNESS, help="the tests' deadlines are multiplied by it")
     parser.add_argument("--cache", type=Path, default=cache)
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--results", type=Path, help="a folder for junit files and parts.json")

@@ -23,13 +23,13 @@ from scripts.kvm import say
 TOOLS = Path("/library/tools")
 RESULTS = Path("/results")
 LAYERS = Path("/library/layers")
-PROBE_S = 120.0
+PROBE_S = 12.0  #: times the slowness factor
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     parts: Mapping[str, list[str]]  #: name -> command, `{results}` is the folder for what it leaves
-    slowness: int
+    slowness: float
     within_s: float
 
 
@@ -37,7 +37,7 @@ def main() -> int:
     """0 when every part ended well; the number of those that did not otherwise."""
     RESULTS.mkdir()
     asked = Asked(**json.loads(Path(__file__).with_name("asked.json").read_text()))
-    parts: dict[str, Callable[[], str]] = {"kvm": kvm_works}
+    parts: dict[str, Callable[[], str]] = {"kvm": lambda: kvm_works(asked.slowness)}
     for name, command in asked.parts.items():
         parts[name] = _runner(name, command, asked)
     told = {}
@@ -48,17 +48,17 @@ def main() -> int:
         told[name] = {"failure": failure, "took_s": round(time.monotonic() - began)}
         say(f"== {name}: {failure or 'ok'} ({told[name]['took_s']} s)")
         (RESULTS / "parts.json").write_text(json.dumps(told, indent=1))
-        if failure and name == "kvm":
+        if failure and name == "kvm" and "command" not in parts:
             break
     return sum(1 for one in told.values() if one["failure"])
 
 
-def kvm_works() -> str:
+def kvm_works(slowness: float) -> str:
     """As the product finds it: by a guest kernel that ran. Also: what this machine is."""
     say(f"kernel {os.uname().release}, {os.cpu_count()} CPUs, cgroups: {_cgroups()}")
     tools = toolbox.installed(TOOLS)[0]
     began = time.monotonic()
-    accel, why = asyncio.run(probe.usable_accel(tools.root, tools.vmlinux, PROBE_S))
+    accel, why = asyncio.run(probe.usable_accel(tools.root, tools.vmlinux, PROBE_S * slowness))
     say(f"{accel.value}: {why}; the probe took {time.monotonic() - began:.1f} s")
     return "" if accel is Accel.KVM else why
 
