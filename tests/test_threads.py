@@ -34,3 +34,41 @@ async def test_a_cancelled_caller_waits_for_its_thread() -> None:
         await asyncio.wait((task,))
         assert task.cancelled()
         assert ended.is_set()
+
+
+async def test_long_work_is_told_that_its_caller_was_cancelled() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def work(stop: threading.Event, count: int) -> int:
+        begun.set()
+        if count == 1 and stop.wait(5):
+            ended.set()
+            raise OSError("given up")
+        return count
+
+    assert await threads.stoppable(work, 7) == 7
+    begun.clear()
+    async with asyncio.TaskGroup() as own:
+        task = own.create_task(threads.stoppable(work, 1))
+        await asyncio.to_thread(begun.wait, 5)
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        assert ended.is_set()
+
+
+async def test_work_beside_a_block_ends_with_it_and_fails_where_it_is_awaited() -> None:
+    async def for_ever() -> None:
+        await asyncio.Event().wait()
+
+    async def fails() -> None:
+        raise ValueError("named")
+
+    async with threads.beside(for_ever()) as going_on:
+        pass
+    assert going_on.cancelled()
+    with pytest.raises(ValueError, match="named"):
+        async with threads.beside(fails()) as failing:
+            await failing
+    async with threads.beside(fails()) as unheard:
+        await asyncio.wait((unheard,))

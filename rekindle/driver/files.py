@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import sys
+import threading
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,27 +94,43 @@ def _copy_pages(source: int, target: int, size: int, digest: PageSum) -> None:
     os.ftruncate(target, size)
 
 
-def sum_of(path: Path) -> Sum:
-    """Size and SHA-256 of the whole content."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Sum(file.tell(), f"sha256:{digest}")
+class Stopped(Exception):
+    """A sum was given up because nobody waits for it any more."""
 
 
-def page_sum_of(path: Path) -> Sum:
-    """Size and page digest; holes are not read."""
+def sum_of(path: Path, stop: threading.Event | None = None) -> Sum:
+    """Size and SHA-256 of the whole content. Raises Stopped soon after `stop` is set."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            _unless(stop)
+            digest.update(buffer[:count])
+            size += count
+    return Sum(size, f"sha256:{digest.hexdigest()}")
+
+
+def page_sum_of(path: Path, stop: threading.Event | None = None) -> Sum:
+    """Size and page digest; holes are not read. Raises Stopped soon after `stop` is set."""
     digest = PageSum()
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         for offset, pages in _used(file.fileno(), size):
+            _unless(stop)
             digest.add(pages, offset // PAGE_BYTES)
     return Sum(size, digest.text())
 
 
-def same_sum(path: Path, wanted: Sum) -> bool:
+def same_sum(path: Path, wanted: Sum, stop: threading.Event | None = None) -> bool:
     """Read the file and compare it with a digest of either kind."""
-    found = page_sum_of(path) if wanted.digest.startswith("pages-") else sum_of(path)
+    found = page_sum_of(path, stop) if wanted.digest.startswith("pages-") else sum_of(path, stop)
     return found == wanted
+
+
+def _unless(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise Stopped
 
 
 def sync(path: Path) -> None:

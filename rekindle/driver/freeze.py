@@ -23,6 +23,7 @@ READ_ONLY = 0o444
 class Parts:
     files: Mapping[str, Sum]
     disks: tuple[Layer, ...] = ()
+    root: Sum | None = None
 
 
 def fresh(into: Path) -> None:
@@ -34,10 +35,10 @@ def fresh(into: Path) -> None:
     into.mkdir(parents=True)
 
 
-def image(home: Path, into: Path) -> Parts:
-    """The baked snapshot: RAM and disk as sparse copies, read-only."""
+def image(home: Path, into: Path, root: Path) -> Parts:
+    """The baked snapshot: RAM and disk as sparse copies, read-only; the root disk lies beside it already."""
     sums = {name: files.copy_sparse(home / name, into / name, mode=READ_ONLY) for name in ("ram", "disk.raw")}
-    return Parts(files={**sums, "state": files.sum_of(into / "state")})
+    return Parts(files={**sums, "state": files.sum_of(into / "state")}, root=files.sum_of(root))
 
 
 def own(

@@ -12,16 +12,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 from rekindle import threads
-from rekindle.driver import files, jail, manifest
+from rekindle.core.errors import SnapshotMismatch
+from rekindle.driver import files, jail, manifest, whole
 from rekindle.driver.base import MachineSpec
 from rekindle.driver.jail import Bind, Program, Walls
-from rekindle.driver.manifest import Layer
+from rekindle.driver.manifest import Layer, Manifest
 
 TOP = "disk.qcow2"
 MERGE_S = 600.0
+SUMMED_BYTES = 256 * 1024**2  #: a top layer that holds more gets its digest after the suspend (`merge`), not within
 _LAYER_MODE = 0o644  #: readable by another VM's uid after a fork; the folders above keep everybody else out
 
 
@@ -36,8 +40,27 @@ def link_all(top: Path, below: list[Path], into: Path) -> tuple[Layer, ...]:
         name = TOP if number == 0 else lower_name(number)
         os.link(layer, into / name)
         files.sync(into / name)
-        made.append(Layer(name, (into / name).stat().st_size))
+        made.append(_new(into, name) if number == 0 else _carried(layer, into, name))
     return tuple(made)
+
+
+def _new(into: Path, name: str) -> Layer:
+    if files.allocated_bytes(into / name) > SUMMED_BYTES:
+        return _unsummed(into, name)
+    return whole.summed(into, name)
+
+
+def _unsummed(into: Path, name: str) -> Layer:
+    return Layer(name, (into / name).stat().st_size)
+
+
+def _carried(layer: Path, into: Path, name: str) -> Layer:
+    """What the snapshot that the VM woke from says of a layer below: nobody has written into it since."""
+    try:
+        before = next((one for one in manifest.read(layer.parent).disks if one.file == layer.name), None)
+    except SnapshotMismatch:  # an older snapshot that is being dropped
+        before = None
+    return _unsummed(into, name) if before is None else replace(before, file=name)
 
 
 def count(snap: Path) -> int:
@@ -76,19 +99,45 @@ def drop_older(snapshots: Path, *, keep: str) -> None:
 
 
 async def merge(launcher: Path, spec: MachineSpec, snap: Path) -> None:
-    """Make a sleeping VM's snapshot lean on one layer only. Nothing may have its disks open.
+    """Make a sleeping VM's snapshot lean on one layer only, and that one summed. Nothing may have its disks open.
 
-    Costs the size of what the newest layer holds. Repeatable at every point: until the manifest names the merged layer
-    alone the upper one still covers it. Raises MachineError, SnapshotMismatch.
+    Costs the size of what the newest layer holds, and a reading of what both hold. Repeatable at every point: until the
+    manifest names the merged layer alone the upper one still covers it. The lower one has no digest from before the
+    first byte is written into it, so that a merge that was cut off is no damage. What is damaged already is not merged:
+    nothing could tell it any more. Raises MachineError, SnapshotMismatch.
     """
     found = await threads.finish(manifest.read, snap)
     while len(found.disks) > 1:
-        upper, lower = found.disks[0], found.disks[1]
+        await threads.stoppable(whole.check_layers, snap, found.disks[:2])
+        found = await threads.finish(_open_to_writes, snap, found)
+        upper, lower = found.disks[:2]
         await threads.finish(_own, snap, upper, lower, spec.uid)
         await _commit(launcher, spec, snap, upper, lower)
         found = await threads.finish(_merged, snap, found)
     await threads.finish(_sweep, snap, {layer.file for layer in found.disks})
     (spec.home / TOP).unlink(missing_ok=True)  # a link to what was merged away; the next restore makes a new one
+    await threads.stoppable(_sum_up, snap, found)
+
+
+def _open_to_writes(snap: Path, found: Manifest) -> Manifest:
+    """Durably say that the lower layer is no longer what its digest says."""
+    upper, lower, *rest = found.disks
+    if lower.digest is None:
+        return found
+    return _rewritten(snap, found, (upper, Layer(lower.file, lower.bytes), *rest))
+
+
+def _rewritten(snap: Path, found: Manifest, disks: tuple[Layer, ...]) -> Manifest:
+    after = replace(found, disks=disks)
+    after.write(snap)
+    return after
+
+
+def _sum_up(stop: threading.Event, snap: Path, found: Manifest) -> None:
+    """Give every layer without a digest its own. Given up when the VM is to wake: the next sleep does it again."""
+    disks = tuple(whole.summed(snap, one.file, stop) if one.digest is None else one for one in found.disks)
+    if disks != found.disks:
+        _rewritten(snap, found, disks)
 
 
 def _own(snap: Path, upper: Layer, lower: Layer, uid: int | None) -> None:
@@ -124,14 +173,11 @@ def _file(path: str) -> dict[str, object]:
     return {"driver": "file", "filename": path, "discard": "unmap"}
 
 
-def _merged(snap: Path, before: manifest.Manifest) -> manifest.Manifest:
+def _merged(snap: Path, before: Manifest) -> Manifest:
     """Name the lower layer as the top one, then forget the upper."""
     upper, lower, *rest = before.disks
     files.sync(snap / lower.file)
-    size = (snap / lower.file).stat().st_size
-    values = {name: getattr(before, name) for name in manifest.Manifest.__slots__}
-    after = manifest.Manifest(**{**values, "disks": (Layer(lower.file, size), *rest)})
-    after.write(snap)
+    after = _rewritten(snap, before, (_unsummed(snap, lower.file), *rest))
     (snap / upper.file).unlink()
     return after
 

@@ -39,11 +39,17 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A qcow2 layer in the snapshot's folder. It has a size (the least that it may have, see `check_sizes`) but no sum:
-    hashing gigabytes has no place in a suspend."""
+    """A qcow2 layer in the snapshot's folder. `bytes` is the least that it may have (see `check_sizes`).
+
+    Without a digest (it was too large to be read within a suspend, or a merge writes into it) only the size is known;
+    it gets one when the VM has gone to sleep (`layers.merge`). `seen` says which file was read for it, and in which
+    boot of this machine (`whole.seen`).
+    """
 
     file: str
     bytes: int
+    digest: str | None = None  #: of its pages (`files.PageSum`)
+    seen: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +61,7 @@ class Manifest:
     base: str | None  #: SHA-256 of the image's manifest; None for the image itself
     files: Mapping[str, Sum]
     disks: tuple[Layer, ...] = ()  #: top first; below the last lies the image's disk.raw
+    root: Sum | None = None  #: of the image's root.erofs, beside the folder; an image made before has none
 
     def to_json(self) -> bytes:
         flat = {
@@ -64,14 +71,19 @@ class Manifest:
             "kernel_sha256": self.kernel_sha256,
             "created_at_ms": self.created_at_ms,
             "base": self.base,
-            "files": {name: {"bytes": one.size_bytes, "digest": one.digest} for name, one in self.files.items()},
+            "files": {name: _json(one) for name, one in self.files.items()},
             "disks": [asdict(one) for one in self.disks],
+            "root": None if self.root is None else _json(self.root),
         }
         return json.dumps(flat, indent=1).encode() + b"\n"
 
     def write(self, folder: Path) -> None:
         """Rename it into `folder`, after everything in there is durable. Blocking."""
         files.replace_durably(folder / NAME, self.to_json())
+
+
+def _json(one: Sum) -> dict[str, object]:
+    return {"bytes": one.size_bytes, "digest": one.digest}
 
 
 def read(folder: Path) -> Manifest:
@@ -93,7 +105,10 @@ def read(folder: Path) -> Manifest:
 
 def _from(values: dict[str, Any]) -> Manifest:
     sums = {name: Sum(one["bytes"], one["digest"]) for name, one in values["files"].items()}
-    layers = tuple(Layer(one["file"], one["bytes"]) for one in values["disks"])
+    layers = tuple(
+        Layer(one["file"], one["bytes"], one.get("digest"), one.get("seen")) for one in values["disks"]
+    )  # a snapshot made before layers had sums has none
+    root = values.get("root")
     for name in (*sums, *(layer.file for layer in layers)):
         if Path(name).name != name:
             raise SnapshotMismatch(f"A snapshot names a file outside its folder: {name!r}")
@@ -105,6 +120,7 @@ def _from(values: dict[str, Any]) -> Manifest:
         base=values["base"],
         files=sums,
         disks=layers,
+        root=None if root is None else Sum(root["bytes"], root["digest"]),
     )
 
 
@@ -159,11 +175,28 @@ def _size_of(path: Path) -> int:
 
 
 def verify(folder: Path) -> Manifest:
-    """Read every file and compare its digest. Blocking and slow: when a snapshot is imported or suspected, never on
-    the way of a launch. Raises SnapshotMismatch naming the file."""
+    """Read every file that has a digest and compare. Blocking and slow: when a snapshot is imported or suspected; what
+    a restore reads is said in `whole`. Raises SnapshotMismatch naming the file."""
     manifest = read(folder)
     check_sizes(manifest, folder)
-    for name, wanted in manifest.files.items():
-        if not files.same_sum(folder / name, wanted):
-            raise SnapshotMismatch(f"{folder / name} is not what it was when the snapshot was made")
+    for path, wanted in sums(manifest, folder):
+        if not files.same_sum(path, wanted):
+            raise damaged(path)
     return manifest
+
+
+def sums(manifest: Manifest, folder: Path) -> list[tuple[Path, Sum]]:
+    """Every file of a snapshot that has a digest, and an image's root disk beside it."""
+    found = [(folder / name, one) for name, one in manifest.files.items()]
+    found += [
+        (folder / layer.file, Sum(_size_of(folder / layer.file), layer.digest))
+        for layer in manifest.disks
+        if layer.digest is not None
+    ]
+    if manifest.root is not None:
+        found.append((folder.parent / "root.erofs", manifest.root))
+    return found
+
+
+def damaged(path: Path) -> SnapshotMismatch:
+    return SnapshotMismatch(f"{path} is damaged: it is not what it was when the snapshot was made")

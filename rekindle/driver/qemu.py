@@ -32,6 +32,7 @@ from rekindle.driver import (
     qcow2,
     qmp,
     start,
+    whole,
 )
 from rekindle.driver.base import Accel, Exit, ExitKind, Handle, MachineSpec, Snapshot
 from rekindle.driver.facts import Facts, handle_of, identity, strings
@@ -59,6 +60,7 @@ class QemuDriver:
         self._launcher = launcher.absolute()
         self._own_pages = pagemap.reader(pagemap_kind)
         self._clock = clock
+        self._images = whole.Images()
         self._links: dict[Identity, qmp.Link] = {}
         self._linking: dict[Identity, asyncio.Lock] = {}  # one a VMM: none waits for another that does not answer
         self._tsc_khz = 0
@@ -95,26 +97,36 @@ class QemuDriver:
         disks = Disks(root=spec.image / "root.erofs", base=base, layers=below)
         top = spec.home / layers.TOP
         qcow2.create(top, base.stat().st_size, owner_uid=spec.uid)
-        handle, link = await self._start(
-            Start(
-                spec=spec,
-                argv=machine.restore_line(spec, disks),
-                binds=machine.restore_binds(disks, top, spec.image / "snapshot/ram", snap / "state"),
-                file_bytes=base.stat().st_size + 1024 * MIB,
-            ),
-            {
-                "kind": manifest.VM,
-                "kernel_sha256": found.kernel_sha256,
-                "base": found.base or manifest.digest(snap),
-                "layers": [str(layer) for layer in reversed(below)],
-            },
+        what = Start(
+            spec=spec,
+            argv=machine.restore_line(spec, disks),
+            binds=machine.restore_binds(disks, top, spec.image / "snapshot/ram", snap / "state"),
+            file_bytes=base.stat().st_size + 1024 * MIB,
         )
-        try:
-            await self._load(handle, link, found, snap)
-        except BaseException:
-            await asyncio.shield(self.kill(handle))
-            raise
+        facts = {
+            "kind": manifest.VM,
+            "kernel_sha256": found.kernel_sha256,
+            "base": found.base or manifest.digest(snap),
+            "layers": [str(layer) for layer in reversed(below)],
+        }
+        async with threads.beside(self._read(found, spec, snap)) as whole_now:
+            try:
+                handle, link = await self._start(what, facts)
+            except MachineError:
+                await whole_now  # a damaged file is the better reason than what QEMU says of it
+                raise
+            try:
+                await self._load(handle, link, found, snap, whole_now)
+            except BaseException:
+                await asyncio.shield(self.kill(handle))
+                raise
         return handle
+
+    async def _read(self, found: Manifest, spec: MachineSpec, snap: Path) -> None:
+        """Everything that the machine is made of, but the delta, which is checked as it is loaded."""
+        if found.kind == manifest.VM:
+            await threads.stoppable(whole.check_sleep, found, snap)
+        await self._images.check(spec.image / "snapshot" if found.kind == manifest.VM else snap)
 
     async def _check(self, found: Manifest, spec: MachineSpec, snap: Path) -> None:
         """Everything that binds the snapshot to this machine but QEMU's version, which QEMU tells itself."""
@@ -136,12 +148,16 @@ class QemuDriver:
                 raise SnapshotMismatch(f"The snapshot {snap} was made on another image than {image}")
             manifest.check_sizes(manifest.read(image), image)
 
-    async def _load(self, handle: Handle, link: qmp.Link, found: Manifest, snap: Path) -> None:
-        """The VM's own pages first: devices may look at guest memory while their state is loaded."""
+    async def _load(
+        self, handle: Handle, link: qmp.Link, found: Manifest, snap: Path, whole_now: asyncio.Task[None]
+    ) -> None:
+        """The VM's own pages first: devices may look at guest memory while their state is loaded. Nothing of QEMU's
+        sees the state before it is known to be whole."""
         if link.version != found.binding.qemu:
             raise SnapshotMismatch(f"The snapshot was made with qemu {found.binding.qemu!r}; here is {link.version!r}")
         if found.kind == manifest.VM:
             await threads.finish(_load_pages, handle, snap / "delta")
+        await whole_now
         await _load_state(link)
 
     async def _start(self, what: Start, facts: Mapping[str, object]) -> tuple[Handle, qmp.Link]:
@@ -221,7 +237,7 @@ class QemuDriver:
     def _save(self, vm: Handle, into: Path, qemu: str, tsc_khz: int) -> Snapshot:
         facts = Facts.of(vm)
         if facts.kind == manifest.IMAGE:
-            parts = freeze.image(vm.home, into)
+            parts = freeze.image(vm.home, into, facts.image / "root.erofs")
         else:
             parts = freeze.own(
                 vm.home,
@@ -240,6 +256,7 @@ class QemuDriver:
             base=facts.base,
             files=parts.files,
             disks=parts.disks,
+            root=parts.root,
         )
         return freeze.seal(whole, into)
 

@@ -136,6 +136,7 @@ async def test_a_merge_that_was_interrupted_is_done_again(lab: Lab, launcher: Pa
     async with lab.running(spec, snap) as (vm, guest):
         await guest.ask("write second 100")
     snap = await lab.suspend(vm, "2")
+    layers._open_to_writes(snap, manifest.read(snap))
     whole = (snap / "manifest.json").read_bytes()
     upper = (snap / "disk.qcow2").read_bytes()
     await layers.merge(launcher, spec, snap)
@@ -158,7 +159,7 @@ async def test_a_vm_resumes_from_where_a_merge_was_cut_off(lab: Lab, launcher: P
         await guest.ask("write second 4000")
     snap = await lab.suspend(vm, "2")
     layers.drop_older(spec.home / "snapshots", keep="2")
-    found = manifest.read(snap)
+    found = layers._open_to_writes(snap, manifest.read(snap))
     upper, lower = found.disks
     await layers._commit(launcher, spec, snap, upper, lower)
     assert (snap / lower.file).stat().st_size > lower.bytes
@@ -185,14 +186,6 @@ def _remove(path: Path) -> None:
     path.unlink()
 
 
-def _flip(path: Path, at: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte[0] ^ 1]))
-
-
 async def test_damaged_snapshots_are_refused(slept: tuple[Lab, Path]) -> None:
     lab, snap = slept
     for name in ("delta", "state", "disk.qcow2", "manifest.json"):
@@ -203,31 +196,6 @@ async def test_damaged_snapshots_are_refused(slept: tuple[Lab, Path]) -> None:
             with pytest.raises(SnapshotMismatch, match=name):
                 await lab.restore(spec, copy)
             assert not (spec.home / "run").exists()
-
-
-async def test_a_flipped_bit_of_memory_is_refused_at_launch_and_of_the_state_by_verify(slept: tuple[Lab, Path]) -> None:
-    lab, snap = slept
-    manifest.verify(snap)
-    spec, copy = lab.fork(snap)
-    _flip(copy / "delta", pagemap.PAGE_BYTES + 12345)
-    with pytest.raises(SnapshotMismatch, match="delta"):
-        await lab.restore(spec, copy)
-    _, copy = lab.fork(snap)
-    (copy / "state").chmod(0o644)
-    _flip(copy / "state", 100)
-    with pytest.raises(SnapshotMismatch, match="state"):
-        manifest.verify(copy)
-
-
-async def test_garbage_as_state_is_refused_and_leaves_nothing(slept: tuple[Lab, Path]) -> None:
-    lab, snap = slept
-    spec, copy = lab.fork(snap)
-    size = (copy / "state").stat().st_size
-    (copy / "state").chmod(0o644)
-    (copy / "state").write_bytes(b"x" * size)
-    with pytest.raises(SnapshotMismatch, match="device state"):
-        await lab.restore(spec, copy)
-    assert not list((spec.home / "run").iterdir())
 
 
 OTHER_ACCEL = next(one.value for one in Accel if one is not ACCEL)

@@ -286,7 +286,7 @@ def refused_resume(vm: Vm) -> str:
     return refusals()[-1]
 
 
-def test_a_damaged_delta_is_refused_and_the_vm_sleeps_on(launch: Callable[..., Vm]) -> None:
+def test_a_damaged_sleep_is_refused_and_the_vm_sleeps_on(launch: Callable[..., Vm]) -> None:
     vm = launch()
     vm.snippet("kept = 'still here'")
     vm.suspend()
@@ -297,6 +297,9 @@ def test_a_damaged_delta_is_refused_and_the_vm_sleeps_on(launch: Callable[..., V
             assert str(delta) in refused_resume(vm)
             assert vm.row()["stateReason"] == "The last resume failed; the MicroVM is still suspended."
             assert start.recorded(vm.home) is None, "nothing of the attempt is left running"
+    for name, at in (("state", 1000), ("disk.qcow2", 70_000)):
+        with flipped(delta.with_name(name), at):
+            assert f"{delta.with_name(name)} is damaged" in refused_resume(vm)
     with flipped(delta, size // 2), vm.http() as session:
         assert session.get("/state").status_code == 502
     assert reply(vm, "kept") == "'still here'"

@@ -175,3 +175,20 @@ def test_killed_in_the_middle_of_a_suspend(launch: Callable[..., Vm], cloud: Clo
     restart_service(cloud)
     vm.until("SUSPENDED")
     assert vm.snippet("kept") == "'still here'"
+
+
+def test_a_machine_keeps_its_size_when_the_configuration_has_another(
+    vm_suspended: Vm, cloud: Cloud, launch: Callable[..., Vm]
+) -> None:
+    """What was baked and what sleeps has its size; new settings are for new images."""
+    cloud.stop()
+    before = cloud.settings
+    cloud.configure(**(before | {"memory": "peak_factor = 2\nmib_per_vcpu = 64"}))
+    try:
+        cloud.start()
+        assert vm_suspended.snippet("1 + 1") == "2"
+        assert launch().snippet("2 + 2") == "4"
+    finally:
+        cloud.stop()
+        cloud.configure(**before)
+        cloud.start()
