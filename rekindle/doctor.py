@@ -12,12 +12,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
-from rekindle import binaries
+from rekindle import binaries, strays
 from rekindle.api import notes
+from rekindle.check import Check, fail, ok, warn
 from rekindle.config import Config
 from rekindle.core.errors import RekindleError
 from rekindle.driver import cgroup, jail, pagemap, probe
@@ -34,20 +33,6 @@ _FICLONE = 0x40049409
 EMULATION = "guests run in software emulation, for development only, not a security boundary"
 
 
-class Verdict(Enum):
-    OK = "ok"
-    WARN = "warn"  # works, but slower, or with a wall less
-    FAIL = "fail"  # something does not work at all
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    name: str
-    verdict: Verdict
-    detail: str
-    fix: str = ""  #: what to do; empty when nothing need be done
-
-
 async def examine(config: Config) -> list[Check]:
     """All checks in the order in which they build on one another. Raises nothing for what is missing."""
     tree = _newest(config)
@@ -59,27 +44,16 @@ async def examine(config: Config) -> list[Check]:
         _toolbox(tree),
         _base(config),
         _builds(),
-        _ok("aws", notes.WITHOUT_EFFECT),
+        ok("aws", notes.WITHOUT_EFFECT),
         await _accel(config, tree),
         *await _jail(config, tree),
         *_cgroups(),
         _ptrace(),
         _pagemap(),
         *_storage(config),
+        await _leftovers(config),
         _memory(),
     ]
-
-
-def _ok(name: str, detail: str) -> Check:
-    return Check(name=name, verdict=Verdict.OK, detail=detail)
-
-
-def _warn(name: str, detail: str, fix: str = "") -> Check:
-    return Check(name=name, verdict=Verdict.WARN, detail=detail, fix=fix)
-
-
-def _fail(name: str, detail: str, fix: str) -> Check:
-    return Check(name=name, verdict=Verdict.FAIL, detail=detail, fix=fix)
 
 
 # -- the service's own needs -------------------------------------------------------------------------------------------
@@ -88,29 +62,29 @@ def _fail(name: str, detail: str, fix: str) -> Check:
 def _python() -> Check:
     found = platform.python_version()
     if sys.version_info < PYTHON:
-        return _fail("python", found, f"Install Python {'.'.join(map(str, PYTHON))} or newer")
-    return _ok("python", found)
+        return fail("python", found, f"Install Python {'.'.join(map(str, PYTHON))} or newer")
+    return ok("python", found)
 
 
 def _machine() -> Check:
     found = f"{platform.machine()}, Linux {platform.release()}"
     if platform.machine() != "x86_64":
-        return _fail("machine", found, "Use an x86_64 machine; others are not supported yet")
-    return _ok("machine", found)
+        return fail("machine", found, "Use an x86_64 machine; others are not supported yet")
+    return ok("machine", found)
 
 
 async def _user() -> Check:
     """Root, or user namespaces with a range of ids: builds and jails need one of the two."""
     if os.geteuid() == 0:
-        return _ok("user", "root: every VMM runs as a user of its own")
+        return ok("user", "root: every VMM runs as a user of its own")
     name = pwd.getpwuid(os.geteuid()).pw_name
     missing = [*_missing_uidmap(), *_missing_ranges(name)]
     if missing:
         fix = "apt install uidmap, then usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + name
-        return _fail("user", f"{name}, but {'; '.join(missing)}", fix)
+        return fail("user", f"{name}, but {'; '.join(missing)}", fix)
     if not await _runs("unshare", "--user", "--map-root-user", "true"):
-        return _fail("user", f"{name}, but user namespaces are switched off", _namespace_fix())
-    return _ok("user", f"{name}: user namespaces work")
+        return fail("user", f"{name}, but user namespaces are switched off", _namespace_fix())
+    return ok("user", f"{name}: user namespaces work")
 
 
 def _missing_uidmap() -> list[str]:
@@ -151,9 +125,9 @@ async def _runs(*argv: str) -> bool:
 def _programs() -> Iterable[Check]:
     for name in binaries.NAMES:
         try:
-            yield _ok(name, str(binaries.find(name)))
+            yield ok(name, str(binaries.find(name)))
         except RekindleError as error:
-            yield _fail(name, error.message, "make go")
+            yield fail(name, error.message, "make go")
 
 
 # -- what guests are made of -------------------------------------------------------------------------------------------
@@ -165,41 +139,41 @@ def _newest(config: Config) -> Toolbox | None:
 
 def _toolbox(tree: Toolbox | None) -> Check:
     if tree is None:
-        return _warn("toolbox", "not made yet; `rekindle serve` makes it at its start", "rekindle tools update")
-    return _ok("toolbox", str(tree.root))
+        return warn("toolbox", "not made yet; `rekindle serve` makes it at its start", "rekindle tools update")
+    return ok("toolbox", str(tree.root))
 
 
 def _base(config: Config) -> Check:
     found = base.installed(config.tools_dir)
     if found is None:
-        return _warn("base image", "not made yet; `rekindle serve` makes it at its start", "rekindle tools update")
-    return _ok("base image", f"{found.name} {found.version} ({found.digest})")
+        return warn("base image", "not made yet; `rekindle serve` makes it at its start", "rekindle tools update")
+    return ok("base image", f"{found.name} {found.version} ({found.digest})")
 
 
 def _builds() -> Check:
     """What a Dockerfile build needs beside the toolbox, and which of its limits are weaker for an ordinary user."""
     if missing := buildnet.why_none():
         what, _, fix = missing.partition("; as root: ")
-        return _fail("builds", f"{what}: images cannot be built, those that are there run", fix)
+        return fail("builds", f"{what}: images cannot be built, those that are there run", fix)
     if os.geteuid() == 0:
-        return _ok("builds", "the kernel bounds their memory and processes")
+        return ok("builds", "the kernel bounds their memory and processes")
     what = "in user namespaces; their memory is watched, not capped by the kernel, and RUN steps make no devices"
-    return _warn("builds", what, "Run Rekindle as root")
+    return warn("builds", what, "Run Rekindle as root")
 
 
 async def _accel(config: Config, tree: Toolbox | None) -> Check:
     """By running a guest kernel: /dev/kvm alone says little (nested, broken, forbidden)."""
     if tree is None:
-        return _warn("kvm", "unknown without the toolbox: it is tried with a real guest", "rekindle tools update")
+        return warn("kvm", "unknown without the toolbox: it is tried with a real guest", "rekindle tools update")
     accel, why = await probe.usable_accel(tree.root, tree.vmlinux, config.machine.probe_s)
     demanded = config.machine.accel
     if accel is Accel.TCG and demanded == "kvm":
-        return _fail("kvm", f"not usable ({why}), but machine.accel demands it", 'Set machine.accel = "auto"')
+        return fail("kvm", f"not usable ({why}), but machine.accel demands it", 'Set machine.accel = "auto"')
     if accel is Accel.TCG:
-        return _warn("kvm", f"not usable ({why}): {EMULATION}", _kvm_fix())
+        return warn("kvm", f"not usable ({why}): {EMULATION}", _kvm_fix())
     if demanded == "tcg":
-        return _warn("kvm", f"usable, but machine.accel is tcg: {EMULATION}", 'Set machine.accel = "auto"')
-    return _ok("kvm", why)
+        return warn("kvm", f"usable, but machine.accel is tcg: {EMULATION}", 'Set machine.accel = "auto"')
+    return ok("kvm", why)
 
 
 def _kvm_fix() -> str:
@@ -213,11 +187,11 @@ def _kvm_fix() -> str:
 
 async def _jail(config: Config, tree: Toolbox | None) -> list[Check]:
     if tree is None:
-        return [_warn("jail", "unknown without the toolbox: it is tried with a real process", "rekindle tools update")]
+        return [warn("jail", "unknown without the toolbox: it is tried with a real process", "rekindle tools update")]
     try:
         launcher = binaries.find("rekindle-jail")
     except RekindleError as error:
-        return [_fail("jail", error.message, "make go")]
+        return [fail("jail", error.message, "make go")]
     uid = config.machine.first_uid if os.geteuid() == 0 else None
     measures = await jail.report(launcher, tree.root, uid)
     return [_wall(measure) for measure in measures if not measure.name.startswith("cgroup")]
@@ -225,7 +199,7 @@ async def _jail(config: Config, tree: Toolbox | None) -> list[Check]:
 
 def _wall(measure: jail.Measure) -> Check:
     name = f"jail: {measure.name}"
-    return _ok(name, "active") if measure.active else _warn(name, f"not active: {measure.why_not}")
+    return ok(name, "active") if measure.active else warn(name, f"not active: {measure.why_not}")
 
 
 def _cgroups() -> Iterable[Check]:
@@ -233,7 +207,7 @@ def _cgroups() -> Iterable[Check]:
     group = cgroup.make(f"doctor-{os.getpid()}", memory_bytes=GIB, pids=64)
     cgroup.remove(group.folders)
     for name, why in group.measures.items():
-        yield _ok(name, "active") if not why else _warn(name, f"not active: {why}", _cgroup_fix())
+        yield ok(name, "active") if not why else warn(name, f"not active: {why}", _cgroup_fix())
 
 
 def _cgroup_fix() -> str:
@@ -247,15 +221,15 @@ def _ptrace() -> Check:
     """A VM's changed pages are read with process_vm_readv, also after a restart, when it is no child of ours."""
     scope = int(_sysctl("kernel/yama/ptrace_scope") or 0)
     if scope == 0 or (os.geteuid() == 0 and scope < 3):
-        return _ok("ptrace", f"memory of VMMs can be read (yama scope {scope})")
+        return ok("ptrace", f"memory of VMMs can be read (yama scope {scope})")
     what = f"yama scope {scope}: after a restart of the service its VMs cannot be suspended"
-    return _warn("ptrace", what, "sysctl kernel.yama.ptrace_scope=0")
+    return warn("ptrace", what, "sysctl kernel.yama.ptrace_scope=0")
 
 
 def _pagemap() -> Check:
     if pagemap.scan_supported():
-        return _ok("pagemap", "PAGEMAP_SCAN finds changed pages in one call")
-    return _warn("pagemap", "no PAGEMAP_SCAN before Linux 6.7: suspend reads the older page map, which takes longer")
+        return ok("pagemap", "PAGEMAP_SCAN finds changed pages in one call")
+    return warn("pagemap", "no PAGEMAP_SCAN before Linux 6.7: suspend reads the older page map, which takes longer")
 
 
 def _storage(config: Config) -> list[Check]:
@@ -264,13 +238,23 @@ def _storage(config: Config) -> list[Check]:
     words = f"{free / GIB:.0f} GiB free at {folder}"
     fix = "Free some space, or use another folder: rekindle --state DIR"
     if free < NO_DISK_BYTES:
-        return [_fail("disk", words, fix)]
-    return [_warn("disk", words, fix) if free < LITTLE_DISK_BYTES else _ok("disk", words), _reflink(folder)]
+        return [fail("disk", words, fix)]
+    return [warn("disk", words, fix) if free < LITTLE_DISK_BYTES else ok("disk", words), _reflink(folder)]
+
+
+async def _leftovers(config: Config) -> Check:
+    """What no row of the state folder names any more (`strays`)."""
+    try:
+        found = await strays.find(config)
+    except RekindleError as error:
+        return warn("leftovers", f"not looked for: {error.message}", "Start the service once")
+    words = "; ".join(one.what for one in found)
+    return warn("leftovers", words, "rekindle doctor --clean") if found else ok("leftovers", "none")
 
 
 def _reflink(folder: Path) -> Check:
     if not os.access(folder, os.W_OK):
-        return _warn(
+        return warn(
             "reflink", f"{folder} is not writable by you", "chown it, or use another folder: rekindle --state DIR"
         )
     with tempfile.TemporaryFile(dir=folder) as source, tempfile.TemporaryFile(dir=folder) as target:
@@ -281,8 +265,8 @@ def _reflink(folder: Path) -> Check:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EXDEV):
                 raise
-            return _ok("reflink", "no; disks are layered instead, nothing is lost")
-    return _ok("reflink", "yes")
+            return ok("reflink", "no; disks are layered instead, nothing is lost")
+    return ok("reflink", "yes")
 
 
 def _memory() -> Check:
@@ -290,5 +274,5 @@ def _memory() -> Check:
     available = int(lines["MemAvailable"].split()[0]) * 1024
     words = f"{available / GIB:.1f} GiB available"
     if available < LITTLE_MEMORY_BYTES:
-        return _warn("memory", words, "Stop other programs, or build images with less memory")
-    return _ok("memory", words)
+        return warn("memory", words, "Stop other programs, or build images with less memory")
+    return ok("memory", words)

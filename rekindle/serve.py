@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import uvloop
 
-from rekindle import binaries, clients, identity, operator_api, servers, systemd, takeover, unixsock, vitals
+from rekindle import binaries, clients, identity, operator_api, servers, systemd, takeover, threads, unixsock, vitals
 from rekindle.api import app as api
 from rekindle.artifacts import app as artifacts
 from rekindle.clock import Clock
@@ -64,6 +64,7 @@ def main(config: Config, *, take_over: bool = False) -> None:
 async def _serve(config: Config, clock: Clock, *, take_over: bool) -> None:
     if config.ingress.domain:
         raise Invalid("ingress.domain: host mode is not there yet; leave it empty (endpoints are localhost:<port>)")
+    asyncio.get_running_loop().set_default_executor(threads.pool())
     config = _measured(config)
     layout = Layout(config.state)
     layout.make()

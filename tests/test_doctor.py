@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rekindle import doctor
+from rekindle.check import Check, Verdict
 from rekindle.config import Config, Machine
-from rekindle.doctor import Check, Verdict, examine
+from rekindle.doctor import examine
 from rekindle.image import buildnet, toolbox
 from tests.leaks import settled, snapshot
 

@@ -72,3 +72,11 @@ async def test_work_beside_a_block_ends_with_it_and_fails_where_it_is_awaited() 
             await failing
     async with threads.beside(fails()) as unheard:
         await asyncio.wait((unheard,))
+
+
+async def test_long_works_of_many_do_not_keep_another_waiting() -> None:
+    """As many as the machine has microVMs that are going to sleep: each waits until all have begun."""
+    asyncio.get_running_loop().set_default_executor(threads.pool())
+    everybody = threading.Barrier(50)
+    await asyncio.gather(*(threads.finish(everybody.wait, 10) for _ in range(50)))
+    assert not everybody.broken

@@ -21,10 +21,12 @@ import typer
 from rekindle.cli import output, session
 from rekindle.cli.machines import Json
 from rekindle.cli.session import CallFailed
-from rekindle.core.errors import Invalid
+from rekindle.core.errors import Invalid, RekindleError
 
 if TYPE_CHECKING:  # the commands import what they need: `rekindle ps` must not wait for everything
+    from rekindle.config import Config
     from rekindle.image.toolbox import Toolbox
+    from rekindle.strays import Stray
 
 STOP_S = 60.0
 
@@ -169,11 +171,22 @@ def ca(
     output.line(path.read_text().rstrip() if pem else str(path))
 
 
-def doctor(context: typer.Context, as_json: Json = False) -> None:
+def doctor(
+    context: typer.Context,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="End and remove what no row of the state folder names; asks first.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --clean: do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
     """Say what this machine can do and how to fix what it lacks. Found out by trying; needs no service."""
     from rekindle import doctor as examination
+    from rekindle.check import Verdict
 
     config = session.of(context).config()
+    if clean:
+        asyncio.run(_clean(config, sure=yes))
+        return
     with output.progress("Examining this machine"):
         checks = asyncio.run(examination.examine(config))
     items = [asdict(check) | {"verdict": check.verdict.value} for check in checks]
@@ -183,8 +196,35 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
         output.table(("", "CHECK", "FOUND"), ((one["verdict"], one["name"], one["detail"]) for one in items))
         for one in (one for one in items if one["fix"]):
             output.line(f"{one['name']}: {one['fix']}")
-    if any(check.verdict is examination.Verdict.FAIL for check in checks):
+    if any(check.verdict is Verdict.FAIL for check in checks):
         raise typer.Exit(1)
+
+
+async def _clean(config: Config, *, sure: bool) -> None:
+    """Raises CallFailed when something did not go; the rest is gone then."""
+    from rekindle import strays
+
+    found = await strays.find(config)
+    for stray in found:
+        output.line(stray.what)
+    if not found:
+        output.line("Nothing has lost its record")
+        return
+    if not sure:
+        typer.confirm(f"End and remove these {len(found)}?", abort=True)
+    failed = [why for stray in found if (why := await _cleaned(stray))]
+    if failed:
+        raise CallFailed("; ".join(failed))
+    output.line(f"Removed {len(found)}")
+
+
+async def _cleaned(stray: Stray) -> str:
+    """Why it is still there; empty when it is gone."""
+    try:
+        await stray.clean()
+    except (RekindleError, OSError) as error:
+        return f"{stray.what}: {error}"
+    return ""
 
 
 # -- tools -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
 MIB = 1024**2
+LAST_LINES = 200  #: of a log that is full
+LAST_CHARS = 2000  #: of each of them
 INTERNAL = "The build ended by a failure of this machine; its log says which."
 UNTRUSTED = (
     'Builds are switched off: a Dockerfile build shares this host\'s kernel. Set build.trust = "operator" in '
@@ -48,18 +51,34 @@ class Workshop:
 
 
 class BuildLog:
-    """A build's log file: lines with their time, flushed as they come."""
+    """A build's log file: lines flushed as they come, `max_chars` at most, and then the last ones at its end: a build
+    may print for as long as it lasts.
+    """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, max_chars: int = 16 * MIB) -> None:
         self._file: IO[str] = path.open("a", encoding="utf-8")
-        self._clock = clock
+        self._left = max_chars
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._left_out = 0
 
     def __call__(self, text: str) -> None:
         for line in text.splitlines() or [""]:
-            print(line, file=self._file, flush=True)
+            self._left -= len(line) + 1
+            if self._left >= 0:
+                print(line, file=self._file, flush=True)
+            else:
+                self._left_out += 1
+                self._last.append(line[:LAST_CHARS])
 
     def close(self) -> None:
-        self._file.close()
+        with self._file:
+            if self._left_out:
+                print(
+                    f"[{self._left_out - len(self._last)} lines are left out here]",
+                    *self._last,
+                    sep="\n",
+                    file=self._file,
+                )
 
 
 async def make(shop: Workshop, version: Version) -> None:
@@ -67,7 +86,7 @@ async def make(shop: Workshop, version: Version) -> None:
     Stale when the row moved on."""
     version = await shop.store.building(version)
     build_id = (await shop.store.builds(version.image_arn, version.version))[0].id
-    log = BuildLog(shop.oven.host.layout.build_log(build_id), shop.clock)
+    log = BuildLog(shop.oven.host.layout.build_log(build_id))
     try:
         await _make(shop, version, build_id, log)
     except BuildFailed as err:

@@ -162,7 +162,7 @@ class Relay:
         try:
             with self._layout.relay_log.open("ab") as log:
                 return subprocess.Popen(
-                    [self._binary, "--socket", self._layout.relay_socket],
+                    [self._binary, "--socket", self._layout.relay_socket, "--log", self._layout.relay_log],
                     stdin=subprocess.DEVNULL,
                     stdout=ready,
                     stderr=log,

@@ -29,12 +29,14 @@ async def after_boot(layout: Layout, store: Store, node: str) -> None:
 
 
 async def sweep(at: Hands, store: Store, node: str) -> None:
-    """Folders that no row names: a crash between a rename and a row, or a bake that was killed."""
+    """Folders and routes that no row names: a crash between a rename and a row, a bake that was killed, a lost row."""
     layout = at.host.layout
     named = {vm.id for vm in await store.all_microvms(node)}
     for home in [*layout.builds.iterdir(), *(one for one in layout.vms.iterdir() if one.name not in named)]:
         LOG.info("sweeping %s", home.name)
         await _end_leftover(at, home)
+    for vm_id in set(await at.relay.vms()) - named:
+        await at.relay.drop_route(vm_id)
     folders = await store.version_folders()
     for account in layout.images.iterdir():
         for folder in account.iterdir():

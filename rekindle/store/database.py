@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rekindle.core.errors import Invalid
 from rekindle.store import sql
@@ -78,6 +79,23 @@ def connect(path: Path) -> Database:
         for setting in _SETTINGS:
             connection.execute(setting)
         migrate(connection, str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return Database(connection, sql.queries())
+
+
+def connect_to_read(path: Path) -> Database:
+    """Open a database that another process may be using; whatever would change it fails.
+
+    Raises Invalid when its schema is not the one that this program knows: then rows may mean something else.
+    """
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        done: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if done != (ours := len(sql.migrations())):
+            raise Invalid(f"{path} has schema {done}, this Rekindle {ours}; its service brings it up to date")
     except BaseException:
         connection.close()
         raise

@@ -26,6 +26,11 @@ class Store(Accounts, ImageChanges, Boots, Connectors, Tags, Events):
         """Open or make the database at `path`. Raises Invalid when a newer Rekindle made it."""
         return cls(database.connect(path), clock)
 
+    @classmethod
+    async def open_to_read(cls, path: Path, clock: Clock) -> Store:
+        """Open a database that is there and change nothing in it. Raises Invalid when its schema is not ours."""
+        return cls(database.connect_to_read(path), clock)
+
     async def close(self) -> None:
         self._db.close()
 

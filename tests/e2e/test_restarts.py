@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import threading
@@ -165,6 +167,35 @@ def test_after_a_restart_of_the_host_sleepers_wake_and_what_ran_is_told(
     told = cloud.cli("events", woken.id).stdout
     assert "RUNNING -> SUSPENDED (by service): The host was restarted; the MicroVM is back at its last" in told
     assert told.splitlines()[-2].endswith("SUSPENDED -> RESUMING (by request): a request waits")
+
+
+def test_the_doctor_finds_what_has_lost_its_record_and_cleans_it(
+    launch: Callable[..., Vm], cloud: Cloud, image: str
+) -> None:
+    """Rows lost, as by an old copy of the database: a VMM with its folder, and one whose folder is gone as well."""
+    whole, bare, kept = cloud.run(image), cloud.run(image), launch()
+    for vm in (whole, bare, kept):
+        vm.until("RUNNING")
+    pids = [cloud.vmm_pid(vm.id) for vm in (whole, bare, kept)]
+    cloud.kill()
+    with closing(sqlite3.connect(cloud.state / "rekindle.db")) as db, db:
+        for vm in (whole, bare):
+            db.execute("DELETE FROM microvm WHERE id = ?", [vm.id])
+    shutil.rmtree(bare.home)
+    found = [f"process {pids[0]} of vms/{whole.id}", f"process {pids[1]} of vms/{bare.id}", f"folder {whole.home}"]
+    told = json.loads(cloud.cli("doctor", "--json", check=False).stdout)
+    [check] = [one for one in told if one["name"] == "leftovers"]
+    assert (check["verdict"], check["fix"]) == ("warn", "rekindle doctor --clean")
+    assert all(words in check["detail"] for words in found)
+    assert str(pids[2]) not in check["detail"]
+    refused = cloud.cli("doctor", "--clean", check=False)
+    assert (refused.returncode, gone(pids[0])) == (1, False)  # nobody answered the question
+    cloud.cli("doctor", "--clean", "--yes")
+    assert [gone(pid) for pid in pids] == [True, True, False]
+    assert not whole.home.exists()
+    assert cloud.cli("doctor", "--clean").stdout == "Nothing has lost its record\n"
+    cloud.start()
+    assert kept.snippet("40 + 2") == "42"
 
 
 def test_killed_in_the_middle_of_a_suspend(launch: Callable[..., Vm], cloud: Cloud) -> None:

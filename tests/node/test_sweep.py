@@ -100,6 +100,15 @@ async def test_after_a_restart_of_the_host_no_pid_is_believed(tmp_path: Path, st
     assert stranger.alive()
 
 
+async def test_a_route_without_a_row_is_dropped(tmp_path: Path, store: Store) -> None:
+    await built_image(store)
+    relay = Relay()
+    vm = await started(store, HandClock())
+    relay.routes = {vm.id: "running", "microvm-nobody": "running"}
+    await Agent(hands(tmp_path / "state", Driver(), relay, HandClock()), store, cast(Workshop, None), {}).start()
+    assert set(relay.routes) == {vm.id}
+
+
 async def test_without_a_restart_of_the_host_what_runs_is_kept(tmp_path: Path, store: Store) -> None:
     await built_image(store)
     driver = Driver()

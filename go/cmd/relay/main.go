@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -16,25 +17,50 @@ import (
 
 	"rekindle/internal/control"
 	"rekindle/internal/keep"
+	"rekindle/internal/logfile"
 )
 
 // version is set by the linker.
 var version = "dev"
 
-const headTimeout = 10 * time.Second
+const (
+	headTimeout = 10 * time.Second
+	logBytes    = 8 << 20 // of each of three files
+)
 
 func main() {
 	socket := flag.String("socket", "", "path of the control socket; its folder must be ours alone")
+	log := flag.String("log", "", "path of the log file; without it the log goes to descriptor 2")
 	flag.Parse()
 	if *socket == "" || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	if err := logTo(*log); err != nil {
+		fmt.Fprintln(os.Stderr, "rekindle-relay:", err)
+		os.Exit(1)
+	}
 	if err := run(*socket); err != nil {
 		slog.Error("relay ends", "error", err)
 		os.Exit(1)
 	}
+}
+
+// logTo begins the log: a bounded file, where descriptor 2 goes as well, or descriptor 2 as it is.
+func logTo(path string) error {
+	var out io.Writer = os.Stderr
+	if path != "" {
+		file, err := logfile.Open(path, logBytes)
+		if err != nil {
+			return err
+		}
+		if err := file.TakeStderr(); err != nil {
+			return err
+		}
+		out = file
+	}
+	slog.SetDefault(slog.New(slog.NewJSONHandler(out, nil)))
+	return nil
 }
 
 // run serves until SIGTERM or SIGINT.
