@@ -154,7 +154,7 @@ def mute(vm: Vm) -> bool:
 def test_a_guest_that_hangs_in_a_hook_delays_no_other(launch: Callable[..., Vm]) -> None:
     hanging, other = launch(), launch()
     other.snippet("kept = 7")
-    hog = "import re, threading; threading.Timer(0, re.match, ('(a+)+$', 'a' * 99 + 'b')).start()"
+    hog = "import re, threading; threading.Timer(1, re.match, ('(a+)+$', 'a' * 99 + 'b')).start()"
     hanging.snippet(hog)  # never gives Python's lock back: no hook is answered again
     until(lambda: mute(hanging), 20, "its app hangs")
     hanging.cloud.client().suspend_microvm(microvmIdentifier=hanging.id)
