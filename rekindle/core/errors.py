@@ -84,6 +84,10 @@ class MachineError(RekindleError):
     """The VMM or the host refused: a start, a snapshot, a restore."""
 
 
+class DiskFull(MachineError):
+    """A guest stands still because the machine's disk takes none of its writes; it can go on when there is room."""
+
+
 class SnapshotMismatch(MachineError):
     """A snapshot was made by another QEMU, machine, CPU, kernel or TSC rate, or its files are not what it names."""
 

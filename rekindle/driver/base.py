@@ -120,7 +120,8 @@ class Driver(Protocol):
         """Stop the vCPUs; a second call is a no-op."""
 
     async def unpause(self, vm: Handle) -> None:
-        """Run the vCPUs; a no-op on a running machine. Connect the channel first: output without a host is lost."""
+        """Run the vCPUs; a no-op on a running machine. Connect the channel first: output without a host is lost.
+        Raises DiskFull for a machine that was stopped by a full disk and is stopped by it again: it stays whole."""
 
     async def snapshot(self, vm: Handle, into: Path) -> Snapshot:
         """Write memory, device state and disk of this one stop into the new folder `into`; the VM must be paused and

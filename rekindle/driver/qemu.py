@@ -31,6 +31,7 @@ from rekindle.driver import (
     process,
     qcow2,
     qmp,
+    stalls,
     start,
     whole,
 )
@@ -212,10 +213,14 @@ class QemuDriver:
 
     async def unpause(self, vm: Handle) -> None:
         link = await self._link(vm)
-        if (await link.ask("query-status"))["running"]:
+        now = await link.ask("query-status")
+        if now["running"]:
             return
         await threads.finish(layers.part, vm.home)
-        await link.ask("cont")
+        if now["status"] == stalls.STALLED:
+            await stalls.go_on(link, vm.vm_id)
+        else:
+            await link.ask("cont")
 
     async def snapshot(self, vm: Handle, into: Path) -> Snapshot:
         link = await self._link(vm)
@@ -272,7 +277,12 @@ class QemuDriver:
         if who.alive():
             with suppress(MachineError):  # without events the end is still an end
                 await self._link(vm)
-        end = await process.wait(who)
+        async with asyncio.TaskGroup() as own:
+            link = self._links.get(who)
+            beside = own.create_task(stalls.watch(link, vm.vm_id)) if link is not None else None
+            end = await process.wait(who)
+            if beside is not None:
+                beside.cancel()
         link = self._links.get(who)
         events: Sequence[qmp.Event] = await link.last_events() if link is not None else ()
         said = link.last_words() if link is not None else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from rekindle.core.errors import AppEnded, HookFailed, MachineError, RekindleError, Stale
+from rekindle.core.errors import AppEnded, DiskFull, HookFailed, MachineError, RekindleError, Stale
 from rekindle.core.lifecycle import Fact, Work
 from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.base import Handle
@@ -27,7 +27,7 @@ FELL_BACK = "The VMM ended; the MicroVM is back at its last suspended state."
 
 
 class Works:
-    """For one keeper. Raises RelayGone and Stale, and what no work expects: the row is as it was then."""
+    """For one keeper. Raises RelayGone, DiskFull and Stale, and what no work expects: the row is as it was then."""
 
     def __init__(self, at: Hands, store: Store, baked: Callable[[MicroVM], Awaitable[Baked]]) -> None:
         self._at = at
@@ -86,7 +86,7 @@ class Works:
         baked = await self._baked_of(vm)
         try:
             done = await perform.suspend(self._at, vm, handle, baked)
-        except RelayGone:
+        except (RelayGone, DiskFull):
             raise
         except HookFailed as err:
             may_go_on = self._at.host.config.hooks.failed_suspend == "keep_running"
@@ -117,7 +117,7 @@ class Works:
             if handle is None:
                 raise MachineError(f"{vm.id} has no process to go on with")
             await perform.wake_again(self._at, vm, handle, baked)
-        except RelayGone:
+        except (RelayGone, DiskFull):
             raise  # paused and whole: the suspend is repeated
         except AppEnded as end:
             await self.lost(vm, end.message, said(err))

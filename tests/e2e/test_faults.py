@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import concurrent.futures
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -368,3 +369,53 @@ def _lives_through_a_full_disk(vm: Vm) -> int:
     vm.suspend()
     assert reply(vm, "hash(kept) == check, open('after').read()") == "(True, 'disk too')"
     return vm.cloud.vmm_pid(vm.id)
+
+
+#: Writes a file of so many MiB to the disk, beside what the guest does else.
+WRITE = """
+import os, threading
+written = {{}} if 'written' not in globals() else written
+def write(name='{name}'):
+    with open(name, 'wb') as f:
+        f.write(bytes(range(256)) * ({mib} << 12)); f.flush(); os.fsync(f.fileno())
+    written[name] = os.path.getsize(name)
+threading.Thread(target=write).start()
+"""
+
+
+def full(folder: Path) -> bool:
+    """Nothing is free: whoever wrote there has been told so, or is about to be."""
+    return os.statvfs(folder).f_bavail == 0
+
+
+def test_a_guest_that_finds_the_disk_full_stands_still_and_goes_on(cloud: Cloud, image: str) -> None:
+    """In the middle of a write, and then of a write and a suspend: nothing is lost, and room is all that it takes."""
+    with small_disk(cloud.state / "vms", 800):
+        vm = cloud.run(image, idlePolicy=IDLE)
+        try:
+            _stands_still_and_goes_on(vm)
+        finally:
+            vm.terminate()
+
+
+def _stands_still_and_goes_on(vm: Vm) -> None:
+    reply(vm, "kept = 'still here'")
+    filler = vm.home.parent / "filler"
+    fill(filler, leave_bytes=2 << 20)
+    reply(vm, WRITE.format(name="first", mib=20))
+    until(lambda: full(vm.home), 30, "the disk is full")
+    filler.unlink()
+    until(lambda: reply(vm, "written") == "{'first': 20971520}", 60, "the guest goes on")
+    fill(filler, leave_bytes=2 << 20)
+    reply(vm, WRITE.format(name="second", mib=20))
+    until(lambda: full(vm.home), 30, "the disk is full again")
+    vm.cloud.client().suspend_microvm(microvmIdentifier=vm.id)
+    until(lambda: any("is full" in (event["why"] or "") for event in story(vm)), 90, "the suspend finds that out")
+    assert phase(vm) == "SUSPENDING"
+    filler.unlink()
+    settles(vm, "SUSPENDED")
+    sums = [hashlib.sha256(bytes(range(256)) * (20 << 12)).hexdigest()] * 2
+    source = (
+        "import hashlib; kept, [hashlib.sha256(open(name, 'rb').read()).hexdigest() for name in ('first', 'second')]"
+    )
+    assert reply(vm, source) == str(("still here", sums))
