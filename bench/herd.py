@@ -148,6 +148,10 @@ class Animal:
         self._timed(name, lambda: self._ask_step(to))
         self.awake = True
 
+    def walk(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
     def verify(self) -> None:
         name = "verify" if self.awake else "verify that wakes"
         self._timed(name, lambda: self._asked("state", "/state", UNLIMITED + "json.dumps(walker.state())"))
@@ -225,12 +229,15 @@ class Animal:
         return answer_of(json.loads(ast.literal_eval(said["result"])))
 
     def _judge(self, what: str, answer: Answer, asked_at_s: float) -> None:
+        struck = self.ledger.struck
         fell = self.ledger.answered(answer, asked_at_s)
         self._note(f"{what}: at {answer.counter}" + (", fell back" if fell else ""))
         self._tally.count("answers verified")
         self._tally.count("bytes verified", sum(self.ledger.walk.bytes_of(answer.counter)))
+        if struck and not self.ledger.struck:
+            self._tally.count("VMM killed: found at its last sleep")
         if fell:
-            self._tally.count("fell back to the last sleep")
+            self._tally.count("VMM killed: steps after that sleep are gone")
 
     def _reach(self, operation: str, state: str) -> None:
         """Ask again whenever the VM has come to rest elsewhere: a strike may have undone what was asked."""

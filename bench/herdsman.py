@@ -9,12 +9,14 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from bench.herd import KINDS, Animal, Herd, Kind
 from bench.walk import Lost
 
 LOG_LINES = 80  #: of the service's log, that a loss shows
 REST_S = 0.05
+STEPS_MAX = 4  #: in a row
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ class Herdsman:
         return sum(one.awake for one in self.members()) > self.most_awake
 
     def _next(self, one: Animal) -> Callable[[], None]:
+        walk = partial(one.walk, self.rng.randint(1, STEPS_MAX))
         if not one.awake:
-            return self._of((one.step, 60), (one.verify, 15), (one.resume, 22), (one.terminate, 3))
+            return self._of((walk, 60), (one.verify, 15), (one.resume, 22), (one.terminate, 3))
         if self._crowded():
             return self._of((one.suspend, 75), (one.suspend_under_way, 22), (one.terminate, 3))
-        return self._of((one.step, 65), (one.verify, 10), (one.suspend, 22), (one.terminate, 3))
+        return self._of((walk, 65), (one.verify, 10), (one.suspend, 22), (one.terminate, 3))
 
     def _of(self, *choices: tuple[Callable[[], None], int]) -> Callable[[], None]:
         return self.rng.choices([do for do, _ in choices], [weight for _, weight in choices])[0]

@@ -81,7 +81,8 @@ def _strike_on(strikes: Strikes, herdsman: Herdsman, rng: random.Random, mean_s:
 def _progress(herdsman: Herdsman, tally: Tally, until_s: float) -> None:
     while not herdsman.over.wait(min(PROGRESS_S, max(0.0, until_s - time.monotonic()))):
         _say(
-            f"{tally.of('answers verified')} answers verified, {tally.of('fell back to the last sleep')} fell back, "
+            f"{tally.of('answers verified')} answers verified, "
+            f"{tally.of('VMM killed: found at its last sleep')} at their last sleep after a kill, "
             f"{len(herdsman.losses)} lost, {len(herdsman.members())} microVMs, "
             f"{sum(one.awake for one in herdsman.members())} awake; {max(0.0, until_s - time.monotonic()):.0f} s to go"
         )
