@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from rekindle.clock import Clock, look_again_s
+
 
 async def rest(seconds: float) -> None:
     """Return after `seconds`. Whoever can be told waits for that instead, with this as its deadline."""
@@ -13,3 +15,9 @@ async def rest(seconds: float) -> None:
             await never.wait()
     except TimeoutError:
         return
+
+
+async def until(clock: Clock, at_ms: int) -> None:
+    """Return when the clock shows `at_ms`."""
+    while (left_ms := at_ms - clock()) > 0:
+        await rest(min(left_ms / 1000, look_again_s(clock)))

@@ -46,6 +46,7 @@ from rekindle.node.machine import Host
 from rekindle.node.operator import Operating
 from rekindle.node.perform import Hands
 from rekindle.node.relay import Relay, relay_config
+from rekindle.renewal import certificates
 from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
@@ -94,11 +95,12 @@ async def _serve(config: Config, clock: Clock, *, take_over: bool) -> None:
         build_keys = BuildKeys(new_access_key)
         reader = reader_for(config, build_keys, store_url)
         shop = Workshop(oven=oven, base=managed, store=store, clock=clock, s3_of=reader)
+        relay_settings = _relay_config(config, who)
         agent = Agent(
             Hands(host=host, relay=relay, clock=clock),
             store,
             shop,
-            _relay_config(config, who),
+            relay_settings,
         )
         desk = Desk(agent, who.token_key, Managed(managed.name, managed.version, managed.made_at_ms))
         stop = asyncio.Event()
@@ -115,6 +117,7 @@ async def _serve(config: Config, clock: Clock, *, take_over: bool) -> None:
             (servers.server(operator_api.app(operator)), stack.enter_context(_at_operator_socket(layout))),
         ]
         await agent.start()
+        await stack.enter_async_context(certificates(config, clock, partial(relay.configure, relay_settings)))
         await _run(agent, listeners, stop)
 
 

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_rules": {"config"},
     "seal": {"core"},
     "process": {"core"},
-    "rest": set(),
+    "rest": {"clock"},
     "threads": set(),
     "store": GROUND,
     "driver": GROUND,

@@ -63,9 +63,13 @@ class Relay:
         started = not await self._answers()
         if started:
             await self._start()
-        await self._call("PUT", "/v1/config", config)
+        await self.configure(config)
         await asyncio.to_thread(self._let_keep)
         return started
+
+    async def configure(self, config: Mapping[str, object]) -> None:
+        """Give the relay that is there its configuration; it reads the files that this names again."""
+        await self._call("PUT", "/v1/config", config)
 
     def _let_keep(self) -> None:
         """A relay that does not keep them (an older one) is no fault: then a restart refuses calls while it lasts."""
