@@ -19,6 +19,7 @@ import boto3
 import httpx
 from botocore.config import Config as BotoConfig
 
+from rekindle.clock import TEST_CLOCK
 from tests.accel import LAYERS, SETTING
 from tests.waiting import SLOWNESS, until
 
@@ -59,6 +60,7 @@ class Cloud:
     settings: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     clients: list[Any] = field(default_factory=list)
+    clock: Path | None = None  #: a file that says what time it is (rekindle.clock.FileClock)
 
     def configure(self, **settings: str) -> None:
         """TOML text for the places `top`, `build`, `machine`, `memory`, `quiet`, `rest`; used at the next start."""
@@ -94,6 +96,8 @@ class Cloud:
 
     def _spawn(self, *words: str) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("REKINDLE_", "AWS_"))}
+        if self.clock is not None:
+            env |= {TEST_CLOCK: str(self.clock)}
         with (self.state / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [REKINDLE, "--state", self.state, *words],

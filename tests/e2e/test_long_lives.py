@@ -1,0 +1,107 @@
+"""Lives of 8 hours and of 7 days, with all that ends in them: tokens, certificates, sleeps and the lives themselves."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.e2e.cloud import Cloud, Vm
+from tests.e2e.past import DAY_S, HOUR_S, PastClock
+
+pytestmark = pytest.mark.long
+LIFETIME_OVER = "MicroVM exceeded maximum lifetime."
+WEEK_S = 7 * DAY_S
+#: A year and a bit: the certificate of the first start has a month left in the middle of the week of the long life.
+BEGINS_S = (366 + 4) * DAY_S
+
+
+@pytest.fixture(scope="module")
+def past(cloud: Cloud, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PastClock]:
+    """The service of all tests, as if it had been installed a year ago: its certificate is from then."""
+    clock = PastClock(tmp_path_factory.mktemp("clock") / "clock", ago_s=BEGINS_S)
+    _again(cloud, clock.file, "[lifetime]\nmax_duration_s = 604800\n")
+    try:
+        with clock.signing():
+            yield clock
+    finally:
+        _again(cloud, None, "")
+
+
+def _again(cloud: Cloud, clock: Path | None, rest: str) -> None:
+    cloud.down()
+    (cloud.state / "ca/server.pem").unlink()
+    cloud.clock = clock
+    cloud.configure(rest=rest)
+    cloud.start()
+
+
+def serial(vm: Vm) -> int:
+    """Of the certificate at the endpoint now."""
+    host, _, port = vm.endpoint.rpartition(":")
+    return x509.load_pem_x509_certificate(ssl.get_server_certificate((host, int(port))).encode()).serial_number
+
+
+def story(cloud: Cloud, vm: Vm) -> list[tuple[str, str]]:
+    return [(event["what"], event["why"]) for event in cloud.inspect(vm.id)["events"]]
+
+
+def test_a_life_of_eight_hours(cloud: Cloud, image: str, past: PastClock) -> None:
+    """Without an idle policy: a VM that never sleeps, spoken to once an hour with the token of that hour."""
+    vm = cloud.run(image)
+    vm.until("RUNNING")
+    ends_ms = int(vm.row()["startedAt"].timestamp() * 1000) + 8 * HOUR_S * 1000
+    vm.snippet("hours = []")
+    for hour in range(1, 8):
+        past.pass_s(HOUR_S)
+        with vm.http() as session:
+            assert session.get("/state").status_code == 403  # a token of half an hour
+        vm.headers = vm.token()
+        vm.snippet(f"hours.append({hour})")
+    past.jump_to(ends_ms - 60_000)
+    vm.headers = vm.token()
+    assert vm.snippet("hours") == "[1, 2, 3, 4, 5, 6, 7]"
+    assert vm.row()["state"] == "RUNNING"
+    past.pass_s(61)
+    assert vm.until("TERMINATED")["stateReason"] == LIFETIME_OVER
+    assert ("terminate hook", "answered 200") in story(cloud, vm)
+
+
+def test_a_life_of_seven_days(cloud: Cloud, image: str, past: PastClock) -> None:
+    """It sleeps most of the time, which counts. Its service is restarted on the second day; the certificate that this
+    year began with is replaced in the fourth night, and a client's connection goes on over all of that."""
+    past.jump_to_ago(WEEK_S + DAY_S)
+    idle = {"maxIdleDurationSeconds": 3600, "suspendedDurationSeconds": WEEK_S, "autoResumeEnabled": True}
+    vm = cloud.run(image, maximumDurationInSeconds=WEEK_S, idlePolicy=idle)
+    vm.until("RUNNING")
+    started_ms = int(vm.row()["startedAt"].timestamp() * 1000)
+    vm.snippet("days = []")
+    first = serial(vm)
+    with vm.http() as session:
+
+        def say(source: str) -> str:
+            answer = session.post("/run", content=source.encode(), headers=vm.headers).raise_for_status()
+            connections.add(answer.extensions["network_stream"].get_extra_info("client_addr"))
+            return str(answer.json()["result"])
+
+        connections: set[object] = set()
+        for day in range(1, 7):
+            past.jump_to(started_ms + day * DAY_S * 1000)
+            vm.until("SUSPENDED")
+            vm.headers = vm.token(minutes=60)
+            say(f"days.append({day})")
+            if day == 2:
+                cloud.stop()
+                cloud.start()
+            past.pass_s(50 * 60)  # within the hour of the token and of the idle time
+            assert say("days[-1]") == str(day)
+            assert (serial(vm) == first) is (day < 4)
+        assert say("days") == "[1, 2, 3, 4, 5, 6]"
+        assert len(connections) == 1
+    past.jump_to(started_ms + WEEK_S * 1000 - 60_000)
+    assert vm.row()["state"] in ("RUNNING", "SUSPENDING", "SUSPENDED")
+    past.pass_s(61)
+    assert vm.until("TERMINATED")["stateReason"] == LIFETIME_OVER
