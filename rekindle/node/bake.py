@@ -19,9 +19,9 @@ from rekindle import threads
 from rekindle.clock import Clock
 from rekindle.core import connectors
 from rekindle.core.errors import BuildFailed, GuestError, MachineError, RekindleError
-from rekindle.core.image import Hook, Version
+from rekindle.core.image import Version
 from rekindle.driver.base import Handle, Kernel, MachineSpec, Snapshot
-from rekindle.guest.client import App, Guest, HookCall, HookResult, RelayGone
+from rekindle.guest.client import App, Guest, RelayGone
 from rekindle.image.build import ImageConfig
 from rekindle.image.toolbox import Toolbox
 from rekindle.node import confirm, hooks
@@ -34,11 +34,9 @@ T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 BOOT_S = 180.0
 CLONE_S = 30.0
-ASK_AGAIN_S = 0.25
 LISTEN_S = 20.0
 WARM_UP_CALLS = 12
 REHEARSALS = 3  #: a launch of the example is 9 % faster than after none (2 cores, tcg, 25 rounds of each in turn)
-_APP_FAILED = "CONTAINER_BUILD_FAILED"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +75,7 @@ async def validate(oven: Oven, version: Version, folder: Path, log: Callable[[st
     spec = _spec(oven, version, f"validate-{uuid.uuid4()}", folder, boot=False)
     async with _Machine(oven, spec, version) as machine:
         guest = await machine.clone(folder / "snapshot")
-        await _poll_hook(guest, version, hook)
+        await _unless_over(guest, hooks.poll(guest, version, hook), log, "validated")
 
 
 class _Machine:
@@ -198,7 +196,7 @@ def _spec(oven: Oven, version: Version, vm_id: str, folder: Path, *, boot: bool)
 
 async def _start_app(guest: Guest, version: Version, config: ImageConfig) -> None:
     if not config.argv:
-        raise BuildFailed(_APP_FAILED, "The image has neither CMD nor ENTRYPOINT: there is nothing to start.")
+        raise BuildFailed(hooks.APP_FAILED, "The image has neither CMD nor ENTRYPOINT: there is nothing to start.")
     app = App(
         argv=config.argv,
         env=_environment(version, config),
@@ -209,7 +207,7 @@ async def _start_app(guest: Guest, version: Version, config: ImageConfig) -> Non
     try:
         await guest.start(app)
     except GuestError as err:
-        raise BuildFailed(_APP_FAILED, f"The container could not be started. {err.message}") from err
+        raise BuildFailed(hooks.APP_FAILED, f"The container could not be started. {err.message}") from err
 
 
 def _environment(version: Version, config: ImageConfig) -> dict[str, str]:
@@ -229,17 +227,22 @@ async def _until_ready(guest: Guest, version: Version, log: Callable[[str], None
     hook = version.hooks.get("ready") if version.hooks else None
     if hook is not None:
         log("Waiting for /ready")
-        waiting = _poll_hook(guest, version, hook)
+        waiting = hooks.poll(guest, version, hook)
     else:
         log("Waiting for a listener (no /ready hook)")
         waiting = _until_listening(guest)
+    await _unless_over(guest, waiting, log, "ready")
+    for _ in range(WARM_UP_CALLS):
+        await guest.status()
+
+
+async def _unless_over(guest: Guest, waiting: Coroutine[Any, Any, None], log: Callable[[str], None], what: str) -> None:
+    """Do `waiting`. Raises what it raises, and BuildFailed when the app ends first; its output is in the log then."""
     exit_code = await _unless_app_ends(guest, waiting)
     if exit_code is not None:
         output, _ = await guest.logs(0)
         log(output.decode(errors="replace"))
-        raise BuildFailed(_APP_FAILED, f"The container exited with code {exit_code} before it was ready.")
-    for _ in range(WARM_UP_CALLS):
-        await guest.status()
+        raise BuildFailed(hooks.APP_FAILED, f"The container exited with code {exit_code} before it was {what}.")
 
 
 async def _unless_app_ends(guest: Guest, waiting: Coroutine[Any, Any, None]) -> int | None:
@@ -275,24 +278,6 @@ async def _until_listening(guest: Guest) -> None:
     try:
         async with asyncio.timeout(LISTEN_S):
             while not (await guest.status())["listening"]:
-                await rest(ASK_AGAIN_S)  # nothing in the guest could tell us earlier
+                await rest(hooks.ASK_AGAIN_S)  # nothing in the guest could tell us earlier
     except TimeoutError:
         LOG.info("nothing listens after %s s; the snapshot is taken all the same", LISTEN_S)
-
-
-async def _poll_hook(guest: Guest, version: Version, hook: Hook) -> None:
-    """Ask `hook` until it answers 200. 503 means not yet; a port that does not listen yet, too. Raises BuildFailed."""
-    hook_set = version.hooks
-    if hook_set is None:
-        raise BuildFailed("INTERNAL_PLATFORM_ERROR", f"{version.image_arn} has no hooks")
-    loop = asyncio.get_running_loop()
-    ends_at_s = loop.time() + hook.timeout_s
-    while (left_s := ends_at_s - loop.time()) > 0:
-        call: HookCall = hooks.build_call(hook_set, hook, host=f"localhost:{hook_set.port}", timeout_s=left_s)
-        result: HookResult = await guest.hook(call)
-        if result.ok:
-            return
-        if result.status is not None and result.status != 503:
-            raise BuildFailed(_APP_FAILED, hooks.build_failure(hook, result))
-        await rest(ASK_AGAIN_S)  # nothing in the guest could tell us earlier
-    raise BuildFailed(_APP_FAILED, hooks.build_timeout(hook))

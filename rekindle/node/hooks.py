@@ -6,15 +6,18 @@ import asyncio
 import json
 import uuid
 
-from rekindle.core.errors import AppEnded, GuestError, HookFailed
-from rekindle.core.image import Hook, Hooks
+from rekindle.core.errors import AppEnded, BuildFailed, GuestError, HookFailed
+from rekindle.core.image import Hook, Hooks, Version
 from rekindle.core.microvm import MicroVM
 from rekindle.guest.client import AppEnd, Guest, HookCall, HookResult, RelayGone
+from rekindle.rest import rest
 
 _BUILD_USER_AGENT = "rekindle"
 _NAMES = {"ready": "Ready", "validate": "Validate", "run": "Run", "resume": "Resume", "suspend": "Suspend"}
 _APP_ENDED = "Container Stopped with Exit Code: "
+APP_FAILED = "CONTAINER_BUILD_FAILED"
 END_S = 1.0
+ASK_AGAIN_S = 0.25
 
 
 def runtime_call(hooks: Hooks | None, name: str, vm: MicroVM) -> HookCall | None:
@@ -85,6 +88,24 @@ def runtime_failure(name: str, result: HookResult) -> str:
     if result.error == "timeout":
         return f"{hook} lifecycle hook timed out. {hint}"
     return f"{hook} lifecycle hook could not be reached. {hint}"
+
+
+async def poll(guest: Guest, version: Version, hook: Hook) -> None:
+    """Ask `hook` until it answers 200. 503 means not yet; a port that does not listen yet, too. Raises BuildFailed."""
+    hook_set = version.hooks
+    if hook_set is None:
+        raise BuildFailed("INTERNAL_PLATFORM_ERROR", f"{version.image_arn} has no hooks")
+    loop = asyncio.get_running_loop()
+    ends_at_s = loop.time() + hook.timeout_s
+    while (left_s := ends_at_s - loop.time()) > 0:
+        call = build_call(hook_set, hook, host=f"localhost:{hook_set.port}", timeout_s=left_s)
+        result = await guest.hook(call)
+        if result.ok:
+            return
+        if result.status is not None and result.status != 503:
+            raise BuildFailed(APP_FAILED, build_failure(hook, result))
+        await rest(ASK_AGAIN_S)  # nothing in the guest could tell us earlier
+    raise BuildFailed(APP_FAILED, build_timeout(hook))
 
 
 def build_failure(hook: Hook, result: HookResult) -> str:

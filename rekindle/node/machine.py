@@ -85,7 +85,7 @@ def about(host: Host, vm: MicroVM) -> dict[str, object]:
     }
     return {
         "microvm_id": vm.id,
-        "generation": vm.revision,
+        "revision": vm.revision,
         "idle": idle,
         "lease_max_seconds": host.config.idle.lease_max_s,
         "ends_at_ms": vm.expires_at_ms(),

@@ -274,13 +274,20 @@ class Vm:
         return token
 
     def http(self, **headers: str) -> httpx.Client:
+        return self._http(headers, keep_s=5)
+
+    def steady_http(self) -> httpx.Client:
+        """A client that never gives up an idle connection by itself."""
+        return self._http({}, keep_s=None)
+
+    def _http(self, headers: Mapping[str, str], keep_s: float | None) -> httpx.Client:
         if not self.headers:
             self.headers = self.token()
         tls = ssl.create_default_context(cafile=self.cloud.env()["REKINDLE_CA"])
         return httpx.Client(
             base_url=f"https://{self.endpoint}",
             verify=tls,
-            headers=self.headers | headers,
+            headers=self.headers | dict(headers),
             timeout=60 * SLOWNESS,
             trust_env=False,
         )

@@ -52,7 +52,7 @@ def test_an_app_knows_its_machine_and_sends_it_to_sleep(speaking: Vm, cloud: Clo
     assert ("RUNNING -> SUSPENDING", "guest") in events(cloud, speaking)
 
     status, awake = said(speaking, "'GET'")  # the request wakes it
-    assert awake["generation"] > facts["generation"]
+    assert awake["revision"] > facts["revision"]
     assert awake["suspend_asked"] is False
     assert 0 < awake["lease"]["seconds_left"] <= 600  # its time stood still
 

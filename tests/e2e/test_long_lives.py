@@ -80,7 +80,7 @@ def test_a_life_of_seven_days(cloud: Cloud, image: str, past: PastClock) -> None
     started_ms = int(vm.row()["startedAt"].timestamp() * 1000)
     vm.snippet("days = []")
     first = serial(vm)
-    with vm.http() as session:
+    with vm.steady_http() as session:
 
         def say(source: str) -> str:
             answer = session.post("/run", content=source.encode(), headers=vm.headers).raise_for_status()

@@ -119,13 +119,21 @@ def test_a_failing_suspend_hook_terminates_as_on_aws(vm_running: Vm) -> None:
     assert reason.startswith("Suspend lifecycle hook returned HTTP status 500.")
 
 
+def test_an_app_that_exits_in_its_suspend_hook_is_told_as_that(vm_running: Vm) -> None:
+    vm_running.snippet("import os, sys; sys.modules['__main__'].Session.hook = lambda *_: os._exit(7)")
+    vm_running.cloud.client().suspend_microvm(microvmIdentifier=vm_running.id)
+    assert vm_running.until("TERMINATED")["stateReason"] == "Container Stopped with Exit Code: 7"
+
+
 def test_a_failing_resume_hook_answers_502_and_sleeps_on(vm_running: Vm) -> None:
     hook = "module = sys.modules['__main__']; old = module.Session.hook; module.Session.hook = "
     vm_running.snippet(f"import sys; {hook}lambda self, name, body: 500 if name == 'resume' else old(self, name, body)")
     vm_running.suspend()
     with vm_running.http() as session:
         assert session.get("/state").status_code == 502
-    assert vm_running.row()["state"] == "SUSPENDED"
+    row = vm_running.row()
+    assert row["state"] == "SUSPENDED"
+    assert row["stateReason"].startswith("Resume lifecycle hook returned HTTP status 500.")
 
 
 def test_a_failing_run_hook_terminates(cloud: Cloud, image: str, launch: Callable[..., Vm]) -> None:

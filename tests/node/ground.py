@@ -93,6 +93,7 @@ class Guest:
         self.wished = asyncio.Event()
         self.answers: dict[str, HookResult] = {}
         self.hooks: list[str] = []
+        self.in_turn: list[HookResult] = []  #: what the next hooks answer, before `answers`
         self.dies_in: set[str] = set()  #: hooks in which the app exits with code 7
         self.app_ended: asyncio.Future[AppEnd] = asyncio.get_running_loop().create_future()
         self.may_thaw = asyncio.Event()
@@ -127,6 +128,8 @@ class Guest:
         if call.name in self.dies_in and not self.app_ended.done():
             self.app_ended.set_result(AppEnd(exit_code=7, oom_kills=0))
             return HookResult(error="broken")
+        if self.in_turn:
+            return self.in_turn.pop(0)
         return self.answers.get(call.name, HookResult(status=200))
 
     async def wishes(self) -> Wishes:

@@ -8,9 +8,10 @@ from typing import cast
 
 import pytest
 
+from rekindle.core.errors import BuildFailed
 from rekindle.core.image import Hook, Hooks
 from rekindle.driver.base import Handle, MachineSpec
-from rekindle.guest.client import RelayGone
+from rekindle.guest.client import HookResult, RelayGone
 from rekindle.node import bake
 from rekindle.node.bake import Oven
 from rekindle.node.relay import Relay
@@ -43,3 +44,70 @@ async def test_a_bake_without_its_relay_leaves_no_process_and_no_folder(tmp_path
     assert driver.calls.count("restore") == 1
     assert driver.running() == []
     assert list(at.host.layout.builds.iterdir()) == []
+
+
+class Validating:
+    """A throw-away clone whose app answers as it is told."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.driver, self.relay = Driver(), FakeRelay()
+        self.at = hands(tmp_path / "state", self.driver, self.relay, HandClock())
+        self._oven = Oven(
+            host=self.at.host, relay=cast(Relay, self.relay), toolbox=TOOLS, initrd=NOWHERE, clock=self.at.clock
+        )
+        self._folder = tmp_path
+        self.log: list[str] = []
+
+    async def run(self, timeout_s: int = 5) -> str | None:
+        """The reason of the failure, or None; nothing is left either way."""
+        _, version, _ = image_rows()
+        hook = Hook(name="validate", timeout_s=timeout_s)
+        version = replace(version, hooks=Hooks(port=9000, enabled=(hook,)))
+        try:
+            await bake.validate(self._oven, version, self._folder, self.log.append)
+        except BuildFailed as err:
+            return err.message
+        finally:
+            assert self.driver.running() == []
+            assert list(self.at.host.layout.builds.iterdir()) == []
+        return None
+
+
+NOT_YET, REFUSED = HookResult(status=503), HookResult(error="refused")
+
+
+async def test_a_build_hook_is_asked_again_after_503_and_while_nobody_listens(tmp_path: Path) -> None:
+    ground = Validating(tmp_path)
+    ground.relay.one.in_turn = [REFUSED, NOT_YET, NOT_YET]
+    assert await ground.run() is None
+    assert ground.relay.one.hooks == ["validate"] * 4
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (500, "Validate hook check failed: the application returned a server error (HTTP 5xx) response."),
+        (404, "Validate hook check failed: the application returned a client error (HTTP 4xx) response."),
+        (302, "Validate hook check failed: the application returned HTTP status 302 instead of 200."),
+    ],
+)
+async def test_any_other_answer_fails_the_build_at_once(tmp_path: Path, status: int, reason: str) -> None:
+    ground = Validating(tmp_path)
+    ground.relay.one.in_turn = [NOT_YET, HookResult(status=status)]
+    assert await ground.run() == reason
+    assert ground.relay.one.hooks == ["validate"] * 2
+
+
+async def test_a_build_hook_that_never_says_200_times_out(tmp_path: Path) -> None:
+    ground = Validating(tmp_path)
+    ground.relay.one.answers["validate"] = NOT_YET
+    assert await ground.run(timeout_s=1) == "Validate hook invocation timed out after PT1S"
+    assert ground.relay.one.hooks.count("validate") > 1
+
+
+async def test_an_app_that_exits_while_it_is_validated_is_told_as_that(tmp_path: Path) -> None:
+    ground = Validating(tmp_path)
+    ground.relay.one.dies_in.add("validate")
+    ground.relay.one.answers["validate"] = REFUSED
+    assert await ground.run(timeout_s=60) == "The container exited with code 7 before it was validated."
+    assert "bye\n" in ground.log

@@ -116,13 +116,13 @@ func forged(r *http.Request) string {
 }
 
 type state struct {
-	MicrovmID  *string         `json:"microvm_id"`
-	Generation *int64          `json:"generation"`
-	EndsAtMS   *int64          `json:"ends_at_ms"`
-	Idle       json.RawMessage `json:"idle"`
-	LeaseMaxS  *int            `json:"lease_max_seconds"`
-	Lease      *leaseState     `json:"lease"`
-	Suspend    bool            `json:"suspend_asked"`
+	MicrovmID *string         `json:"microvm_id"`
+	Revision  *int64          `json:"revision"`
+	EndsAtMS  *int64          `json:"ends_at_ms"`
+	Idle      json.RawMessage `json:"idle"`
+	LeaseMaxS *int            `json:"lease_max_seconds"`
+	Lease     *leaseState     `json:"lease"`
+	Suspend   bool            `json:"suspend_asked"`
 }
 
 type leaseState struct {
@@ -135,7 +135,7 @@ func (d *Desk) state() state {
 	defer d.mu.Unlock()
 	now := state{Suspend: d.suspend}
 	if d.about != nil {
-		now.MicrovmID, now.Generation, now.EndsAtMS = &d.about.MicrovmID, &d.about.Generation, &d.about.EndsAtMS
+		now.MicrovmID, now.Revision, now.EndsAtMS = &d.about.MicrovmID, &d.about.Revision, &d.about.EndsAtMS
 		now.Idle, now.LeaseMaxS = d.about.Idle, &d.about.LeaseMaxS
 	}
 	if lease := d.lease(); lease != nil {

@@ -10,11 +10,11 @@ import (
 
 // About is what the host has told of the machine at its thaw.
 type About struct {
-	MicrovmID  string          `json:"microvm_id"`
-	Generation int64           `json:"generation"` // grows from thaw to thaw
-	Idle       json.RawMessage `json:"idle"`
-	LeaseMaxS  int             `json:"lease_max_seconds"`
-	EndsAtMS   int64           `json:"ends_at_ms"`
+	MicrovmID string          `json:"microvm_id"`
+	Revision  int64           `json:"revision"` // grows from thaw to thaw
+	Idle      json.RawMessage `json:"idle"`
+	LeaseMaxS int             `json:"lease_max_seconds"`
+	EndsAtMS  int64           `json:"ends_at_ms"`
 }
 
 // Wishes is what the host is told. It trusts none of it.

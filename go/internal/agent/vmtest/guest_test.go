@@ -279,7 +279,7 @@ func clones(t *testing.T, b *bench, relay *relay) {
 			m.mustBeShut()
 			m.mustStandStill()
 		}
-		about := url.QueryEscape(fmt.Sprintf(`{"microvm_id":"clone-%d","generation":%d,"lease_max_seconds":60}`, n, n))
+		about := url.QueryEscape(fmt.Sprintf(`{"microvm_id":"clone-%d","revision":%d,"lease_max_seconds":60}`, n, n))
 		answer := m.call("POST", "/v1/thaw?about="+about, identity(n, byte(n)), 200)
 		t.Logf("cont to both synced %v, to thaw and hook acknowledged %v", synced, time.Since(began))
 		step := time.Duration(int64(answer["clock_step_ns"].(float64)))
@@ -307,7 +307,7 @@ func (m *machine) local(method, path, body string) string {
 
 // wishes shows that what the application says reaches the host, at once when the host waits for it.
 func wishes(t *testing.T, m *machine, n int) {
-	if text := m.local("GET", "", ""); !strings.Contains(text, fmt.Sprintf(`"microvm_id":"clone-%d","generation":%d,`, n, n)) {
+	if text := m.local("GET", "", ""); !strings.Contains(text, fmt.Sprintf(`"microvm_id":"clone-%d","revision":%d,`, n, n)) {
 		t.Errorf("facts %s", text)
 	}
 	m.local("PUT", "lease", `{"seconds":60,"name":"train"}`)
