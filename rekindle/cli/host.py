@@ -119,7 +119,7 @@ def _write_units(here: session.Session, folder: Path | None) -> None:
 
     user = os.geteuid() != 0
     folder = folder or systemd.folder_of_units(user=user)
-    texts = systemd.units(here.config(), Path(sys.argv[0]).resolve(), user=user)
+    texts = systemd.units(here.config(), _own_program(), user=user)
     for name, text in texts.items():
         if (folder / name).exists() and (folder / name).read_text() != text:
             raise Invalid(f"{folder / name} exists already with another text; remove it, or choose another --units DIR")
@@ -129,6 +129,12 @@ def _write_units(here: session.Session, folder: Path | None) -> None:
         output.line(f"Wrote {folder / name}")
     systemctl = "systemctl --user" if user else "systemctl"
     output.line(f"Start the service with: {systemctl} daemon-reload && {systemctl} enable --now {' '.join(texts)}")
+
+
+def _own_program() -> Path:
+    """The `rekindle` that runs now, or the one of this virtual environment when it was started otherwise."""
+    started = Path(sys.argv[0])
+    return (started if started.is_file() else Path(sys.executable).with_name("rekindle")).absolute()
 
 
 def configuration(listen: str | None, artifacts: str | None, quotas: str | None, *, trust_builds: bool) -> str:
