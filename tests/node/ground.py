@@ -202,6 +202,11 @@ class FakeRelay:
     async def disconnect(self, vm_id: str) -> None:
         self._known(vm_id)
 
+    async def vms(self) -> dict[str, dict[str, Any]]:
+        if self.down:
+            raise RelayGone("down")
+        return {vm_id: await self.vm(vm_id) for vm_id in self.routes}
+
     async def vm(self, vm_id: str) -> dict[str, Any]:
         self._known(vm_id)
         self.asked += 1
