@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Cloud:
     process: subprocess.Popen[bytes] | None = None
     clients: list[Any] = field(default_factory=list)
     clock: Path | None = None  #: a file that says what time it is (rekindle.clock.FileClock)
+    program: Sequence[str | Path] = (REKINDLE,)
 
     def configure(self, **settings: str) -> None:
         """TOML text for the places `top`, `build`, `machine`, `memory`, `quiet`, `rest`; used at the next start."""
@@ -100,7 +101,7 @@ class Cloud:
             env |= {TEST_CLOCK: str(self.clock)}
         with (self.state / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [REKINDLE, "--state", self.state, *words],
+                [*self.program, "--state", self.state, *words],
                 env=env | {"REKINDLE_TOOLS_DIR": str(self.tools_dir)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,68 @@
+"""Every await and every durable step of the works can be the last one: the end state is right and nothing is left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.board import Fault
+from tests.faults.boundaries import ROOT, collect
+from tests.faults.campaign import Campaign
+from tests.faults.images import ImageCampaign
+from tests.faults.rig import Rig
+from tests.faults.unreached import UNREACHED
+
+SAMPLE_LIVES = 3
+
+
+def test_boundaries_are_found_where_they_are(tmp_path: Path) -> None:
+    """One of every kind, and nothing of a function within another."""
+    (tmp_path / "some.py").write_text(
+        "class C:\n"
+        "    async def f(self, path):\n"
+        "        def inner():\n"
+        "            path.unlink()\n"
+        "        x = 1\n"
+        "        await g(x)\n"
+        "        async with x: path.rename(x)\n"
+        "        return [y async for y in x]\n"
+    )
+    found = [(one.function, one.number, one.line, one.awaits) for one in collect(tmp_path, ("some.py",))]
+    assert found == [("C.f", 1, 6, True), ("C.f", 2, 7, True), ("C.f.<locals>.inner", 1, 4, False)]
+
+
+def test_the_table_of_the_unreached_is_of_this_source() -> None:
+    there = {one.key for one in collect()}
+    assert [key for key in UNREACHED if key not in there] == []
+    assert len(there) > 250, f"the works at {ROOT} have no boundaries"
+
+
+def test_a_sample_of_all_faults_at_all_boundaries(rig: Rig, baked: str, seed: int) -> None:
+    campaign = Campaign(rig, baked, seed)
+    campaign.discover(("exit",))
+    assert len(campaign.met["suspend"]) > 50, "the tracer does not see the works"
+    lives = [plan for plan in campaign.first() if plan[0] in ("exit",)]
+    campaign.run(lives[:SAMPLE_LIVES])
+    assert not campaign.failures, "\n\n".join(campaign.failures)
+    assert campaign.struck, "no fault struck"
+
+
+@pytest.mark.long
+def test_every_fault_at_every_boundary(rig: Rig, baked: str, seed: int) -> None:
+    """All of them with FAULTS=all (`make test-faults`); else SIGKILL everywhere, and one other fault a boundary."""
+    everything = os.environ.get("FAULTS") == "all"
+    lives, bakes = Campaign(rig, baked, seed), ImageCampaign(rig, seed)
+    lives.discover()
+    lives.run(lives.first() if everything else [*lives.first((Fault.KILL,)), *lives.one_each()])
+    lives.run(lives.second((Fault.KILL, Fault.FULL) if everything else (Fault.KILL,)))
+    bakes.discover()
+    bakes.run(everything=everything)
+    print(*lives.report(bakes.struck), sep="\n")
+    print(*(f"missed: {told}" for told in lives.told_missed()), sep="\n")
+    failures = [*lives.failures, *bakes.failures]
+    assert not failures, "\n\n".join(failures)
+    never = {rig.boundaries[number].key for number in lives.never_met()}
+    assert never - set(UNREACHED) == set(), "never met, and no reason in unreached.py"
+    assert set(UNREACHED) - never == set(), "in unreached.py, but met"
