@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import sqlite3
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import botocore.exceptions
 import httpx
 
+from rekindle import unixsock
 from rekindle.driver.process import Identity
 from tests import leaks
 from tests.e2e.cloud import Cloud, Vm
@@ -51,13 +53,17 @@ class Rig(Cloud):
 
     def operator(self, path: str, method: str = "GET") -> dict[str, Any] | None:
         """What the operator's socket answers; None while there is no service."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/operator.sock"))) as door:
-            try:
-                answer = door.request(method, f"http://operator{path}", timeout=60)
-            except httpx.HTTPError:
-                return None
-            found: dict[str, Any] = answer.json()
-            return found
+        door = http.client.HTTPConnection("operator", timeout=60)
+        try:
+            door.sock = unixsock.connect(self.state / "run/operator.sock")
+            door.sock.settimeout(60)
+            door.request(method, path)
+            found: dict[str, Any] = json.loads(door.getresponse().read())
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            door.close()
+        return found
 
     def start_if_dead(self) -> None:
         while self.process is None or self.process.poll() is not None:
