@@ -1,5 +1,5 @@
 # The two commands of the README: `make demo` and `make test`. Both call `install`, which reuses what is there.
-.PHONY: install demo test test-all test-kvm test-go lint go docs
+.PHONY: install demo test test-all test-faults test-kvm test-go lint go docs
 PY := .venv/bin/python
 
 install:
@@ -17,6 +17,10 @@ test-all: install lint test-go
 # On real KVM, in a machine that software emulation makes (docs/kvm.md). PARTS="driver demo" runs these alone.
 test-kvm: install
 	@$(PY) -m scripts.kvm $(PARTS)
+
+# Every fault at every boundary of the works, and a second one where only a first leads: about two hours.
+test-faults: install
+	FAULTS=all $(PY) -m pytest -s tests/faults
 
 # The agent's tests boot real guests from the toolbox.
 test-go:
