@@ -124,7 +124,13 @@ class Relay:
 
     async def vm(self, vm_id: str) -> dict[str, Any]:
         """What the relay counts of one VM, and since when it has counted."""
-        return await self._call("GET", f"/vms/{vm_id}")
+        response = await self._send("GET", f"/vms/{vm_id}")
+        if response.status_code != httpx.codes.METHOD_NOT_ALLOWED:
+            return _checked(response)
+        counted = (await self.vms()).get(vm_id)  # an older relay tells of all at once
+        if counted is None:
+            raise RelayGone(f"The relay does not know {vm_id}: it is a new one")
+        return counted | {"relay_started_at_ms": (await self._call("GET", "/v1/health"))["started_at_ms"]}
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The relay's events; ends with RelayGone when the relay does."""
