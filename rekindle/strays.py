@@ -8,7 +8,6 @@ by the files that its jail shows it, a folder by where it lies, a group by the n
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -136,14 +135,21 @@ def _names(seen: _Seen) -> set[str]:
 
 
 def _is_served(layout: Layout) -> bool:
+    """Whether the process that `serve.pid` names holds that file open. Its lock is not tried: a service that starts at
+    this moment would find it taken.
+    """
+    path = layout.state / "serve.pid"
     try:
-        with (layout.state / "serve.pid").open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
+        return any(_is_file(held, path) for held in Path(f"/proc/{int(path.read_text())}/fd").iterdir())
+    except (OSError, ValueError):
         return False
-    except BlockingIOError:
-        return True
-    return False
+
+
+def _is_file(held: Path, path: Path) -> bool:
+    try:
+        return held.samefile(path)
+    except OSError:  # closed meanwhile, or no file
+        return False
 
 
 # -- one kind after the other ------------------------------------------------------------------------------------------

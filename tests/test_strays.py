@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
 import subprocess
@@ -99,7 +98,7 @@ async def test_beside_a_service_its_work_of_this_moment_is_left_out(tmp_path: Pa
     (layout.images / ACCOUNT / ".making-7").mkdir(parents=True)
     layout.home("microvm-nobody").mkdir()
     with (layout.state / "serve.pid").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        print(os.getpid(), file=file, flush=True)
         assert await found(tmp_path) == [f"folder: folder {layout.home('microvm-nobody')}, which no row names"]
     assert len(await found(tmp_path)) == 3
 
