@@ -5,6 +5,7 @@ Units are converted here: the wire has milliseconds and nanoseconds, callers hav
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping, Sequence
@@ -217,12 +218,12 @@ class Guest:
     async def _send(self, method: str, path: str, body: object, timeout_s: float | None) -> httpx.Response:
         content = json.dumps(body).encode() if body is not None else None
         headers = {"content-type": "application/json"} if content else {}
+        sending = self._http.stream(method, self._base + path, content=content, headers=headers, timeout=timeout_s)
         try:
-            async with self._http.stream(
-                method, self._base + path, content=content, headers=headers, timeout=timeout_s
-            ) as stream:
+            # For the whole of it: a guest that sends a byte now and then would never be over otherwise.
+            async with asyncio.timeout(timeout_s), sending as stream:
                 response = await self._whole(stream)
-        except httpx.TimeoutException as err:
+        except (TimeoutError, httpx.TimeoutException) as err:
             raise GuestError(f"{self._vm_id}: the guest agent gave no answer to {method} {path} in time") from err
         except httpx.TransportError as err:
             raise RelayGone(f"The relay went away during {method} {path} of {self._vm_id}") from err

@@ -21,32 +21,36 @@ DAY_S = 24 * HOUR_S
 
 
 class PastClock:
-    """Goes at the real pace between jumps."""
+    """Goes at the real pace between jumps, or at `rate` times it."""
 
     def __init__(self, file: Path, *, ago_s: float) -> None:
         self.file = file
-        self._behind_ms = int(ago_s * 1000)
-        self._write()
+        self._write(wall_ms() - int(ago_s * 1000), 1)
         self.now_ms = FileClock(file)
 
     def pass_s(self, seconds: float) -> None:
         """Jump ahead."""
-        self._behind_ms -= int(seconds * 1000)
-        assert self._behind_ms >= 0, "the test's clock must not show the future"
-        self._write()
+        self.jump_to(self.now_ms() + int(seconds * 1000))
+
+    def jump_to(self, at_ms: int) -> None:
+        assert self.now_ms() <= at_ms <= wall_ms(), "the test's clock goes ahead, and must not show the future"
+        self._write(at_ms, 1)
 
     def jump_to_ago(self, ago_s: float) -> None:
         """Ahead to so long before the real now."""
-        self.pass_s(self._behind_ms / 1000 - ago_s)
+        self.jump_to(wall_ms() - int(ago_s * 1000))
 
-    def _write(self) -> None:
-        real_ms = wall_ms()
+    @contextmanager
+    def hurrying(self, rate: float) -> Iterator[None]:
+        """Goes faster meanwhile."""
+        self._write(self.now_ms(), rate)
+        yield
+        self.jump_to(self.now_ms())
+
+    def _write(self, shown_ms: int, rate: float) -> None:
         new = self.file.with_suffix(".new")
-        new.write_text(json.dumps({"real_ms": real_ms, "shown_ms": real_ms - self._behind_ms, "rate": 1}))
+        new.write_text(json.dumps({"real_ms": wall_ms(), "shown_ms": shown_ms, "rate": rate}))
         new.rename(self.file)
-
-    def jump_to(self, at_ms: int) -> None:
-        self.pass_s((at_ms - self.now_ms()) / 1000)
 
     @contextmanager
     def signing(self) -> Iterator[None]:
