@@ -57,8 +57,11 @@ class _Writer:
 
 
 def save(path: Path, pid: int, regions: Sequence[Region], runs: Sequence[Run], memory_bytes: int) -> Sum:
-    """Write the pages of `runs` of the paused process to `path` and fsync it. Raises MachineError, OSError."""
-    with path.open("wb") as file:
+    """Write the pages of `runs` of the paused process to `path` and fsync it. Raises MachineError, OSError.
+
+    A file that is there (`reserve`) is written over, in the blocks that it has, and cut to size.
+    """
+    with path.open("r+b" if path.exists() else "xb") as file:
         out = _Writer(file, hashlib.sha256(), bytearray())
         header = _HEADER.pack(MAGIC, PAGE_BYTES, memory_bytes)
         out.write((header + _CRC.pack(zlib.crc32(header))).ljust(PAGE_BYTES, b"\0"))
@@ -66,6 +69,7 @@ def save(path: Path, pid: int, regions: Sequence[Region], runs: Sequence[Run], m
         trailer = _TRAILER.pack(len(out.table) // _RUN.size, out.data_pages, out.data_crc, zlib.crc32(out.table))
         out.write(bytes(out.table))
         out.write(trailer + _CRC.pack(zlib.crc32(trailer)) + MAGIC)
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())
     return Sum(out.written_bytes, f"sha256:{out.digest.hexdigest()}")

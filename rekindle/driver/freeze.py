@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rekindle.driver import delta, files, layers, manifest, pagemap
+from rekindle.driver import delta, files, layers, manifest, pagemap, reserve
 from rekindle.driver.base import Snapshot
 from rekindle.driver.files import Sum
 from rekindle.driver.manifest import Layer, Manifest
@@ -26,13 +26,20 @@ class Parts:
     root: Sum | None = None
 
 
-def fresh(into: Path) -> None:
+def fresh(home: Path, into: Path) -> None:
     """An empty folder. A snapshot without its manifest is replaced; a whole one is an error of the caller."""
     if (into / manifest.NAME).exists():
         raise FileExistsError(17, "a whole snapshot is there already", str(into))
-    if into.exists():
-        shutil.rmtree(into)
+    drop(home, into)
+    reserve.open_up(home)
     into.mkdir(parents=True)
+
+
+def drop(home: Path, into: Path) -> None:
+    """Remove what there is of a snapshot that was not finished; its disk stays the VM's."""
+    if into.exists():
+        reserve.put_back(home, into)
+        shutil.rmtree(into)
 
 
 def image(home: Path, into: Path, root: Path) -> Parts:
@@ -46,6 +53,7 @@ def own(
 ) -> Parts:
     """A VM's snapshot: its own pages, and links to its disk layers (top first)."""
     regions = pagemap.regions_of(pid, ram, memory_bytes)
+    reserve.take(home, into)
     saved = delta.save(into / "delta", pid, regions, own_pages(pid, regions), memory_bytes)
     linked = layers.link_all(home / layers.TOP, list(below), into)
     return Parts(files={"delta": saved, "state": files.sum_of(into / "state")}, disks=linked)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -229,13 +228,13 @@ class QemuDriver:
         if vm.extra["kind"] == manifest.VM and into.parent != vm.home / "snapshots":
             raise MachineError(f"{into}: the snapshot of a VM lies in {vm.home / 'snapshots'}")
         try:
-            await threads.finish(freeze.fresh, into)
+            await threads.finish(freeze.fresh, vm.home, into)
             try:
                 await _save_state(link, into / "state")
                 return await threads.finish(self._save, vm, into, link.version, await self._rate())
             finally:
                 if not (into / manifest.NAME).exists():
-                    await threads.finish(shutil.rmtree, into)
+                    await threads.finish(freeze.drop, vm.home, into)
         except OSError as err:
             raise MachineError(f"The snapshot {into} could not be written: {err.strerror}") from err
 

@@ -19,7 +19,7 @@ from rekindle.core.microvm import REQUEST, MicroVM
 from rekindle.driver import manifest
 from rekindle.guest.client import RelayGone
 from rekindle.image import toolbox
-from rekindle.node import builds, confirm, connectors, sweep
+from rekindle.node import builds, confirm, connectors, room, sweep
 from rekindle.node.builds import Workshop
 from rekindle.node.keeper import Keeper
 from rekindle.node.machine import Baked, route_of
@@ -58,7 +58,8 @@ class Agent:
     # -- what the API asks ---------------------------------------------------------------------------------------------
 
     async def admit(self, vm: MicroVM) -> MicroVM:
-        """Open the endpoint of a new VM (requests are held there) and start it; nothing to do for one that is admitted.
+        """Give a new VM room to sleep, open its endpoint (requests are held there) and start it; nothing to do for one
+        that is admitted.
 
         Raises NoCapacity; the VM terminates then. Without a relay the VM waits for it.
         """
@@ -66,6 +67,7 @@ class Agent:
             return vm
         self._admitting.add(vm.id)
         try:
+            await self._room_to_sleep(vm)
             vm = await self._open_endpoint(vm)
             self._keep(vm.id, routed=True)
         except RelayGone as err:
@@ -95,6 +97,14 @@ class Agent:
     def leave_relay(self) -> None:
         """The relay is about to be stopped on purpose: do not start another."""
         self._leaving = True
+
+    async def _room_to_sleep(self, vm: MicroVM) -> None:
+        try:
+            baked = await self._baked_of(vm)
+        except RekindleError as err:
+            LOG.info("%s: %s", vm.id, err.message)  # its start will end it, and say so in its story
+        else:
+            await room.set_aside(self._at.host.layout.home(vm.id), baked.memory_mib)
 
     async def _open_endpoint(self, vm: MicroVM) -> MicroVM:
         ingress = self._at.host.config.ingress
@@ -254,12 +264,13 @@ class Agent:
         if version is None or version.folder is None:
             raise NotFound(f"Image {vm.image_arn} version {vm.image_version} of {vm.id} is gone")
         if version.folder not in self._baked:
-            digest = toolbox_of(self._at, version.folder)
-            tools = toolbox.by_digest(self._at.host.config.tools_dir, digest)
+            bound = manifest.read(self._at.host.layout.image(version.folder) / "snapshot").binding
             self._baked[version.folder] = Baked(
                 folder=version.folder,
-                tools=tools,
+                tools=toolbox.by_digest(self._at.host.config.tools_dir, bound.tools),
                 hooks=version.hooks,
+                memory_mib=bound.memory_mib,
+                vcpus=bound.vcpus,
                 confirms=confirms(self._at, version.folder),
             )
         return self._baked[version.folder]
@@ -283,8 +294,3 @@ def confirms(at: Hands, folder: str) -> bool:
     """Whether the agent in a baked snapshot confirms every step of a thaw."""
     image = json.loads((at.host.layout.image(folder) / "image.json").read_bytes())
     return confirm.level_of(image) >= confirm.ALL
-
-
-def toolbox_of(at: Hands, folder: str) -> str:
-    """The digest of the toolbox tree that a baked snapshot names."""
-    return manifest.read(at.host.layout.image(folder) / "snapshot").binding.tools

@@ -39,20 +39,32 @@ class Host:
         return machine.first_uid + machine.uids if self.as_root else None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baked:
+    """What the node must know of an image version to run VMs of it."""
+
+    folder: str
+    tools: Toolbox
+    hooks: Hooks | None
+    memory_mib: int  #: guest RAM, as in its snapshot
+    vcpus: int
+    confirms: bool = True  #: its agent confirms every step of a thaw; those of older images confirm the seed alone
+
+
 def disk_bytes(memory_mib: int) -> int:
     """Virtual size of the writable disk (spec §6.2): 8 GB up to 2048 MiB, 16 at 4096, 32 at 8192."""
     return max(8, memory_mib // 256) * GIB
 
 
-def spec_of(host: Host, vm: MicroVM, *, folder: str, tools: Toolbox) -> MachineSpec:
-    """The machine of a microVM whose image version lies in `folder`."""
+def spec_of(host: Host, vm: MicroVM, baked: Baked) -> MachineSpec:
+    """The machine of a microVM: its size is the image's, whatever the configuration says since."""
     return MachineSpec(
         vm_id=vm.id,
         home=host.layout.home(vm.id),
-        image=host.layout.image(folder),
-        tools=tools.root,
-        memory_mib=vm.memory_mib * host.config.memory.peak_factor,
-        vcpus=vm.vcpus,
+        image=host.layout.image(baked.folder),
+        tools=baked.tools.root,
+        memory_mib=baked.memory_mib,
+        vcpus=baked.vcpus,
         accel=host.accel,
         uid=host.uid(vm.endpoint_port),
     )
@@ -105,13 +117,3 @@ def hostname_of(vm: MicroVM) -> str:
 def machine_id_of(vm: MicroVM) -> str:
     """32 hex digits, the same for the whole life of the VM (machine-id(5))."""
     return uuid.UUID(vm.id.removeprefix("microvm-")).hex
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Baked:
-    """What the node must know of an image version to run VMs of it."""
-
-    folder: str
-    tools: Toolbox
-    hooks: Hooks | None
-    confirms: bool = True  #: its agent confirms every step of a thaw; those of older images confirm the seed alone

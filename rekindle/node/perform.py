@@ -22,10 +22,10 @@ from rekindle.clock import Clock
 from rekindle.core.errors import GuestError, HookFailed, MachineError
 from rekindle.core.lifecycle import Fact
 from rekindle.core.microvm import MicroVM
-from rekindle.driver import leftovers
+from rekindle.driver import leftovers, reserve
 from rekindle.driver.base import Handle, MachineSpec
 from rekindle.guest.client import HookCall, RelayGone
-from rekindle.node import confirm, hooks
+from rekindle.node import confirm, hooks, room
 from rekindle.node.machine import Baked, Host, about, hostname_of, machine_id_of, spec_of
 from rekindle.node.relay import Relay
 
@@ -54,12 +54,12 @@ class Done:
 
 
 async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
-    """From the image's snapshot to a served VM. Raises MachineError, GuestError."""
+    """From the image's snapshot to a served VM. Raises MachineError, GuestError, NoCapacity."""
     home = at.host.layout.home(vm.id)
-    if home.exists():
+    if (home / "run").exists():
         await at.relay.disconnect(vm.id)  # an earlier attempt was cut off: its channel may still be open
-    home.mkdir(mode=0o700, exist_ok=True)
-    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
+    await room.set_aside(home, baked.memory_mib)
+    spec = spec_of(at.host, vm, baked)
     handle = await _thawed(
         at, vm, spec, spec.image / "snapshot", hooks.runtime_call(baked.hooks, "run", vm), baked, first=True
     )
@@ -67,11 +67,12 @@ async def start(at: Hands, vm: MicroVM, baked: Baked) -> Done:
 
 
 async def resume(at: Hands, vm: MicroVM, baked: Baked) -> Done:
-    """From the VM's own snapshot to a served VM. Raises MachineError, GuestError; the snapshot stays whole."""
+    """From the VM's own snapshot to a served VM. Raises MachineError, GuestError, NoCapacity; the snapshot stays."""
     if vm.snapshot is None:
         raise MachineError(f"{vm.id} has no snapshot to resume from")
-    spec = spec_of(at.host, vm, folder=baked.folder, tools=baked.tools)
+    spec = spec_of(at.host, vm, baked)
     call = hooks.runtime_call(baked.hooks, "resume", vm)
+    await room.set_aside(spec.home, baked.memory_mib)
     await at.relay.disconnect(vm.id)  # the channel of a VMM that died may not have been noticed yet
     handle = await _thawed(at, vm, spec, at.host.layout.sleep(vm.id, vm.snapshot), call, baked, first=False)
     return Done(fact=Fact.RESUMED, changes={"handle": handle.saved(), "suspended_at_ms": None, "state_reason": None})
@@ -87,6 +88,7 @@ async def suspend(at: Hands, vm: MicroVM, handle: Handle | None, baked: Baked) -
     if not (into / "manifest.json").exists():
         if handle is None:
             raise ProcessGone(f"The VMM of {vm.id} died before its snapshot was whole")
+        await threads.finish(reserve.open_up, handle.home)  # what the guest has not yet written needs room as well
         await _freeze(at, vm, handle, hooks.runtime_call(baked.hooks, "suspend", vm))
         await at.host.driver.pause(handle)
         await at.host.driver.snapshot(handle, into)
@@ -98,6 +100,7 @@ async def suspend(at: Hands, vm: MicroVM, handle: Handle | None, baked: Baked) -
 
 async def wake_again(at: Hands, vm: MicroVM, handle: Handle, baked: Baked) -> None:
     """After a snapshot that could not be written: let the very same machine go on. Raises MachineError, GuestError."""
+    await room.try_again(handle.home, baked.memory_mib)
     await at.relay.connect(vm.id, timeout_s=SYNC_S)
     await at.host.driver.unpause(handle)
     await _thaw(at, vm, hooks.runtime_call(baked.hooks, "resume", vm), baked, first=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rekindle import threads
 from rekindle.core.microvm import MicroVM
-from rekindle.driver import layers
+from rekindle.driver import layers, reserve
 from rekindle.node.layout import Layout
 from rekindle.node.machine import Baked, Host, spec_of
 
@@ -24,6 +24,7 @@ async def tidy(layout: Layout, host: Host, vm: MicroVM, baked: Baked) -> None:
     """Only the newest whole snapshot is kept; it must not lean on a deleted one. Repeatable at every point."""
     if vm.snapshot is None:
         return
-    spec = spec_of(host, vm, folder=baked.folder, tools=baked.tools)
+    await threads.finish(reserve.give_back, layout.home(vm.id))
+    spec = spec_of(host, vm, baked)
     await threads.finish(layers.drop_older, layout.home(vm.id) / "snapshots", keep=str(vm.snapshot))
     await layers.merge(host.launcher, spec, layout.sleep(vm.id, vm.snapshot))

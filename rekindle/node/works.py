@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from rekindle.core.errors import AppEnded, DiskFull, HookFailed, MachineError, RekindleError, Stale
+from rekindle.core.errors import AppEnded, DiskFull, HookFailed, MachineError, NoCapacity, RekindleError, Stale
 from rekindle.core.lifecycle import Fact, Work
 from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.base import Handle
@@ -63,11 +63,11 @@ class Works:
             await self._running(vm, done)
 
     async def _asleep_again(self, vm: MicroVM, err: Exception) -> None:
-        """The resume failed and the snapshot is whole. What its app did wrong is the row's reason too."""
+        """The resume failed and the snapshot is whole. What its app did wrong, or a full disk, is the row's reason."""
         await self.tell(vm, "why the resume failed", said(err))
         await self._at.relay.put_state(vm.id, "gone")  # answers 502 to the requests that wait
         await self._at.relay.put_state(vm.id, "suspended")
-        reason = err.message if isinstance(err, HookFailed) else RESUME_FAILED
+        reason = err.message if isinstance(err, HookFailed | NoCapacity) else RESUME_FAILED
         slept_at_ms = vm.suspended_at_ms or self._at.clock()
         await self._store.report(vm, Fact.RESUME_FAILED, suspended_at_ms=slept_at_ms, state_reason=reason)
 

@@ -49,9 +49,13 @@ class Guest:
     async def ask(self, line: str) -> str:
         """The guest's answer. Raises AssertionError when it says that something is wrong."""
         await self.tell(line)
-        answer = await _line(self._in)
+        answer = await self.answer()
         assert not answer.startswith("error"), f"{line}: {answer}"
         return answer
+
+    async def answer(self) -> str:
+        """The answer to a line that was told."""
+        return await _line(self._in)
 
 
 async def _line(sock: socket.socket) -> str:

@@ -15,8 +15,8 @@ from typing import cast
 
 import pytest
 
-from rekindle.core.errors import MachineError, SnapshotMismatch
-from rekindle.driver import jail, layers, manifest, pagemap
+from rekindle.core.errors import DiskFull, MachineError, SnapshotMismatch
+from rekindle.driver import jail, layers, manifest, pagemap, reserve
 from rekindle.driver.base import Accel
 from rekindle.driver.qemu import QemuDriver
 from tests.accel import ACCEL
@@ -229,13 +229,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small file system can only be mounted by root")
     folder = tmp_path / "small"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "small", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=240m", "small", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
+def _fill(folder: Path, leave_mib: int) -> Path:
+    space = os.statvfs(folder)
+    with (folder / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - leave_mib * MIB)
+    return folder / "filler"
+
+
 async def test_a_full_disk_leaves_the_vm_usable_and_no_snapshot(small_disk: Path, baked: Lab) -> None:
     lab = fresh(baked, small_disk)
+    _fill(small_disk, leave_mib=12)
     async with lab.running(lab.spec()) as (vm, guest):
         await guest.ask("fill big 20")
         await lab.driver.pause(vm)
@@ -244,6 +252,50 @@ async def test_a_full_disk_leaves_the_vm_usable_and_no_snapshot(small_disk: Path
         assert not (vm.home / "snapshots/1").exists()
         await lab.driver.unpause(vm)
         assert await guest.ask("check big") == "right 20"
+    await lab.close()
+    shutil.rmtree(vm.home)
+
+
+async def test_what_is_set_aside_is_enough_to_sleep_on_a_full_disk(small_disk: Path, baked: Lab) -> None:
+    lab = fresh(baked, small_disk)
+    spec = lab.spec()
+    assert reserve.make(spec.home, MEMORY_MIB * MIB)
+    async with lab.running(spec) as (vm, guest):
+        await guest.ask("fill big 60")
+        filler = _fill(small_disk, leave_mib=0)
+        await lab.driver.pause(vm)
+        (vm.home / "snapshots/1").mkdir(parents=True)
+        reserve.take(vm.home, vm.home / "snapshots/1")  # as a service that died over its first try
+        snap = await lab.driver.snapshot(vm, vm.home / "snapshots/1")
+    await lab.driver.kill(vm)
+    assert os.statvfs(small_disk).f_bavail > 0, "what was not written is given back"
+    assert 60 * MIB <= snap.memory_bytes <= 100 * MIB
+    filler.unlink()
+    async with lab.running(spec, snap.folder) as (vm, guest):
+        assert await guest.ask("check big") == "right 60"
+    await lab.close()
+    shutil.rmtree(vm.home)
+
+
+async def test_a_vm_whose_disk_cannot_grow_waits_and_loses_nothing(small_disk: Path, baked: Lab) -> None:
+    lab = fresh(baked, small_disk)
+    spec = lab.spec()
+    async with lab.running(spec) as (vm, guest):
+        filler = _fill(small_disk, leave_mib=3)
+        await guest.tell("write large 9000")
+        link = await lab.driver._link(vm)  # type: ignore[attr-defined]
+        with link.listening() as events:
+            async with asyncio.timeout(60):
+                while (await events.get()).name != "BLOCK_IO_ERROR":
+                    pass
+        with pytest.raises(DiskFull):
+            await lab.driver.unpause(vm)
+        async with asyncio.TaskGroup() as own:
+            waiting = own.create_task(lab.driver.wait(vm))
+            filler.unlink()
+            assert (await guest.answer()).startswith("written"), "it goes on by itself"
+            waiting.cancel()
+        assert await guest.ask("verify large") == "right 9000"
     await lab.close()
     shutil.rmtree(vm.home)
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 
 import httpx
 import pytest
+from botocore.exceptions import ClientError
 
 from rekindle.driver import start
 from tests.e2e.cloud import Cloud, Vm
@@ -343,32 +345,50 @@ def fill(file: Path, *, leave_bytes: int) -> None:
         os.posix_fallocate(filler.fileno(), 0, space.f_bavail * space.f_frsize - leave_bytes)
 
 
-def test_a_full_disk_ends_a_suspend_and_not_the_vm(cloud: Cloud, image: str) -> None:
+def test_a_full_disk_refuses_new_vms_and_ends_no_old_one(cloud: Cloud, image: str) -> None:
     with small_disk(cloud.state / "vms", 400):
         vm = cloud.run(image, idlePolicy=IDLE)
         try:
-            pid = _lives_through_a_full_disk(vm)
+            pid = _lives_through_a_full_disk(vm, image)
         finally:
             vm.terminate()
         until(lambda: not Path(f"/proc/{pid}").exists(), 10, "its VMM is gone")
 
 
-def _lives_through_a_full_disk(vm: Vm) -> int:
+def _lives_through_a_full_disk(vm: Vm, image: str) -> int:
     vm.snippet("import os; kept = os.urandom(30 << 20); check = hash(kept)")
     pid = vm.cloud.vmm_pid(vm.id)
+    with pytest.raises(ClientError, match="no disk for another MicroVM") as refused:
+        vm.cloud.run(image)
+    assert refused.value.response["Error"]["Code"] == "InsufficientCapacityException"
     filler = vm.home.parent / "filler"
+    fill(filler, leave_bytes=0)
+    vm.suspend()
+    fill(filler, leave_bytes=0)
+    with vm.http() as session:
+        assert session.get("/state").status_code == 502
+    assert "no disk" in vm.row()["stateReason"]
+    filler.unlink()
+    assert reply(vm, "hash(kept) == check") == "True"
+    assert vm.cloud.vmm_pid(vm.id) != pid
+    _goes_on_without_room(vm, filler)
+    return vm.cloud.vmm_pid(vm.id)
+
+
+def _goes_on_without_room(vm: Vm, filler: Path) -> None:
+    """Somebody took even what was set aside: the VM runs on until there is room."""
+    pid = vm.cloud.vmm_pid(vm.id)
+    shutil.rmtree(vm.home / "reserve")
     fill(filler, leave_bytes=2 << 20)
     vm.cloud.client().suspend_microvm(microvmIdentifier=vm.id)
     settles(vm, "RUNNING")
     assert vm.row()["stateReason"] == "The last suspend failed; the MicroVM goes on."
     assert any("No space left" in (event["why"] or "") for event in story(vm))
     assert vm.cloud.vmm_pid(vm.id) == pid
-    assert reply(vm, "hash(kept) == check, open('after', 'w').write('disk too')") == "(True, 8)"
-    assert list((vm.home / "snapshots").iterdir()) == [], "nothing half is left"
     filler.unlink()
+    assert reply(vm, "hash(kept) == check, open('after', 'w').write('disk too')") == "(True, 8)"
     vm.suspend()
     assert reply(vm, "hash(kept) == check, open('after').read()") == "(True, 'disk too')"
-    return vm.cloud.vmm_pid(vm.id)
 
 
 #: Writes a file of so many MiB to the disk, beside what the guest does else.
@@ -407,14 +427,14 @@ def _stands_still_and_goes_on(vm: Vm) -> None:
     filler.unlink()
     until(lambda: reply(vm, "written") == "{'first': 20971520}", 60, "the guest goes on")
     fill(filler, leave_bytes=2 << 20)
-    reply(vm, WRITE.format(name="second", mib=20))
+    reply(vm, WRITE.format(name="second", mib=60))  # more than a suspend has set aside for such writes
     until(lambda: full(vm.home), 30, "the disk is full again")
     vm.cloud.client().suspend_microvm(microvmIdentifier=vm.id)
     until(lambda: any("is full" in (event["why"] or "") for event in story(vm)), 90, "the suspend finds that out")
     assert phase(vm) == "SUSPENDING"
     filler.unlink()
     settles(vm, "SUSPENDED")
-    sums = [hashlib.sha256(bytes(range(256)) * (20 << 12)).hexdigest()] * 2
+    sums = [hashlib.sha256(bytes(range(256)) * (mib << 12)).hexdigest() for mib in (20, 60)]
     source = (
         "import hashlib; kept, [hashlib.sha256(open(name, 'rb').read()).hexdigest() for name in ('first', 'second')]"
     )

@@ -231,7 +231,7 @@ class Image:
     async def baked(self, vm: MicroVM) -> Baked:
         if self.broken:
             raise MachineError("the image's manifest cannot be read")
-        return Baked(folder="a/b", tools=TOOLS, hooks=self.hooks)
+        return Baked(folder="a/b", tools=TOOLS, hooks=self.hooks, memory_mib=4, vcpus=1)
 
 
 def hands(state: Path, driver: Driver, relay: FakeRelay, clock: HandClock, **config: Any) -> Hands:
