@@ -13,17 +13,19 @@ from rekindle.core.errors import Invalid, MachineError
 from rekindle.driver import probe
 from rekindle.driver.base import Accel
 from rekindle.image.toolbox import Toolbox
+from tests.accel import ACCEL
+from tests.waiting import SLOWNESS
 
 
 async def test_the_guest_of_the_probe_comes_to_its_end_where_a_guest_can_run(toolbox: Toolbox) -> None:
-    assert await probe.try_guest(Accel.TCG, toolbox.root, toolbox.vmlinux, 60) == ""
+    assert await probe.try_guest(ACCEL, toolbox.root, toolbox.vmlinux, 60 * SLOWNESS) == ""
 
 
 async def test_a_guest_that_hangs_or_dies_is_not_usable(toolbox: Toolbox, tmp_path: Path) -> None:
-    assert "hung" in await probe.try_guest(Accel.TCG, toolbox.root, toolbox.vmlinux, 0.05)
+    assert "hung" in await probe.try_guest(ACCEL, toolbox.root, toolbox.vmlinux, 0.05)
     broken = tmp_path / "vmlinux"
     broken.write_text("no kernel")
-    assert "died" in await probe.try_guest(Accel.TCG, toolbox.root, broken, 20)
+    assert "died" in await probe.try_guest(ACCEL, toolbox.root, broken, 20 * SLOWNESS)
 
 
 async def test_the_answer_is_remembered_until_the_machine_starts_again(toolbox: Toolbox, tmp_path: Path) -> None:
