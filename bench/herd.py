@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -17,60 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from bench import guests
+from bench.kinds import PORT, Kind
 from bench.patience import Api, Endpoint, NotNow, Tally
 from bench.service import IDLE
-from bench.speaker import ROOT, compile_go
 from bench.walk import Answer, Ledger, Lost, answer_of
 from rekindle.cli import archive
 from rekindle.driver import start
-from tests.e2e.cloud import HOOKS
 
-PORT = 8080
 STORY = 60  #: lines kept of each microVM
 #: A snippet is stopped after 30 s, in the middle of a step if need be: the walker asks for more.
 UNLIMITED = "import signal; signal.setitimer(signal.ITIMER_REAL, 0)\n"
 BEGIN = "if 'walker' not in globals():\n    walker = Walker({seed!r})\njson.dumps(walker.state())"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A guest and how it is made."""
-
-    name: str
-    memory_mib: int
-    hooks: dict[str, Any]
-    folder: Callable[[Path], Path]  #: makes what a user would zip, below a scratch folder
-    snippets: bool = False
-
-
-def _interpreter(scratch: Path) -> Path:
-    return _copied(ROOT / "examples/interpreter", scratch)
-
-
-def _static(scratch: Path) -> Path:
-    folder = _copied(guests.FOLDER / "static-walker", scratch)
-    compile_go(folder, ".", folder / "app")
-    return folder
-
-
-def _walker(scratch: Path) -> Path:
-    return _copied(guests.FOLDER / "walker", scratch)
-
-
-def _copied(source: Path, scratch: Path) -> Path:
-    return shutil.copytree(source, scratch / source.name, ignore=shutil.ignore_patterns("__pycache__", "__init__.py"))
-
-
-def _runtime(*names: str) -> dict[str, Any]:
-    on = dict.fromkeys(names, "ENABLED")
-    return {"microvmHooks": on | {f"{name}TimeoutInSeconds": 60 for name in names}}
-
-
-KINDS = (
-    Kind("interpreter", 256, HOOKS | _runtime("run", "resume", "suspend", "terminate"), _interpreter, snippets=True),
-    Kind("static-walker", 128, HOOKS | {"port": PORT} | _runtime("resume"), _static),
-    Kind("walker", 256, HOOKS | {"port": PORT} | _runtime(), _walker),
-)
 
 
 class Herd:
@@ -81,6 +38,7 @@ class Herd:
         self.tally = tally
         self.images: dict[str, str] = {}  #: ARN by kind
         self.ids: set[str] = set()  #: of every microVM and build there was
+        self.full_until_s = -math.inf  #: monotonic: when the disk was last full
 
     def bake(self, kind: Kind, scratch: Path) -> None:
         cloud = self.api.cloud
@@ -124,6 +82,7 @@ class Animal:
     began_s: float
     awake: bool = True  #: as far as we know
     over: bool = False
+    answered: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY))
 
@@ -137,7 +96,7 @@ class Animal:
     def begin(self) -> None:
         """Its first answer, verified."""
         body = guests.WALKER + UNLIMITED + BEGIN.format(seed=self.id) if self.kind.snippets else None
-        self._asked("begin", f"/begin?seed={self.id}", body)
+        self._asked("begin", f"/begin?seed={self.id}", body, starting=True)
         self._tally.took("launch to first verified answer", time.monotonic() - self.began_s)
         self._tally.count("launch")
 
@@ -210,13 +169,20 @@ class Animal:
     def _ask_step(self, to: int) -> None:
         self._asked(f"step {to}", f"/step?to={to}", UNLIMITED + f"json.dumps(walker.step({to}))")
 
-    def _asked(self, what: str, path: str, snippet: str | None) -> None:
-        """Ask until there is an answer, and judge it. Raises Lost."""
+    def _asked(self, what: str, path: str, snippet: str | None, *, starting: bool = False) -> None:
+        """Ask until there is an answer, and judge it. Raises Lost; for one that is starting at once."""
         method = "GET" if path == "/state" else "POST"
 
         def once() -> None:
             asked_at_s = time.monotonic()
-            self._judge(what, self._ask(method, path, snippet), asked_at_s)
+            try:
+                answer = self._ask(method, path, snippet)
+            except NotNow:
+                row = self.inspected() if starting else {}
+                if row.get("phase") == "TERMINATED":
+                    raise Lost(f"it did not start: {row['state_reason']}") from None
+                raise
+            self._judge(what, answer, asked_at_s)
 
         self._api.persist(f"{self.id}: {what}", once)
 
@@ -231,6 +197,7 @@ class Animal:
     def _judge(self, what: str, answer: Answer, asked_at_s: float) -> None:
         struck = self.ledger.struck
         fell = self.ledger.answered(answer, asked_at_s)
+        self.answered = True
         self._note(f"{what}: at {answer.counter}" + (", fell back" if fell else ""))
         self._tally.count("answers verified")
         self._tally.count("bytes verified", sum(self.ledger.walk.bytes_of(answer.counter)))
@@ -248,6 +215,7 @@ class Animal:
             if found == "TERMINATED" != state:
                 raise Lost(f"it was TERMINATED while {operation} was asked")
             if found != state:
+                self._tally.count(f"{operation} asked again: it was {found}")
                 raise NotNow(f"it is {found}")
 
         self._api.persist(f"{self.id} {state}", once)

@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-from bench.herd import KINDS, Animal, Herd, Kind
+from bench.herd import Animal, Herd
+from bench.kinds import KINDS, Kind
 from bench.walk import Lost
 
 LOG_LINES = 80  #: of the service's log, that a loss shows
 REST_S = 0.05
+AGAIN_S = 1.0  #: after a launch that a full disk refused
 STEPS_MAX = 4  #: in a row
 
 
@@ -104,16 +106,27 @@ class Herdsman:
     # -- doing ---------------------------------------------------------------------------------------------------------
 
     def _newcomer(self, kind: Kind) -> None:
-        one: Animal | None = None
+        while not self._launched(kind):
+            self.over.wait(AGAIN_S)
+
+    def _launched(self, kind: Kind) -> bool:
+        """False when the disk was full and refused it: that is not what a loss is."""
+        one, began_s = None, time.monotonic()
         try:
             one = self.herd.run(kind)
             one.begin()
             one.suspend()
         except Exception as err:  # noqa: BLE001 - a fault of any kind is what is looked for
+            if self.herd.full_until_s >= began_s and (one is None or not one.answered):
+                self.herd.tally.count("launch refused by a full disk")
+                if one is not None:
+                    self._watched(one, one.terminate)
+                return False
             self._lost(one, err)
-        else:
-            with self._lock:
-                self._members.append(one)
+            return True
+        with self._lock:
+            self._members.append(one)
+        return True
 
     def _watched(self, one: Animal, *works: Callable[[], None]) -> None:
         try:

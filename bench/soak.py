@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -26,8 +27,9 @@ from typing import Any
 import httpx
 
 from bench import figures
-from bench.herd import KINDS, Herd, allocated_bytes
+from bench.herd import Herd, allocated_bytes
 from bench.herdsman import Herdsman
+from bench.kinds import KINDS
 from bench.patience import Api, Tally
 from bench.strikes import Strikes
 from rekindle import config
@@ -55,6 +57,28 @@ class Watched(Cloud):
                 return operator.get("/v1/status").is_success
         except httpx.HTTPError:
             return False
+
+
+@contextlib.contextmanager
+def _disk(scratch: Path, mib: int) -> Iterator[Path | None]:
+    """A file system in memory for the microVMs' folders, one level below its root; None without `mib`. Needs root."""
+    if not mib:
+        yield None
+        return
+    disk, vms = scratch / "disk", scratch / "state/vms"
+    disk.mkdir()
+    vms.parent.mkdir(mode=0o700)
+    vms.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0700", "tmpfs", disk], check=True)
+    try:
+        (disk / "vms").mkdir(mode=0o700)
+        subprocess.run(["mount", "--bind", disk / "vms", vms], check=True)
+        try:
+            yield disk
+        finally:
+            subprocess.run(["umount", vms], check=True)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @contextlib.contextmanager
@@ -90,20 +114,20 @@ def _progress(herdsman: Herdsman, tally: Tally, until_s: float) -> None:
             return
 
 
-def _under_way(cloud: Cloud, herdsman: Herdsman, tally: Tally, asked: argparse.Namespace) -> None:
+def _under_way(herdsman: Herdsman, disk: Path | None, asked: argparse.Namespace) -> None:
     """The time that was asked for: workers, strikes and progress side by side."""
     until_s = time.monotonic() + asked.minutes * 60
-    strikes = Strikes(cloud, herdsman.members, tally, random.Random(asked.seed + 1))
+    strikes = Strikes(herdsman.herd, herdsman.members, random.Random(asked.seed + 1), disk)
     rng = random.Random(asked.seed + 2)
     with ThreadPoolExecutor(asked.workers + 2) as pool:
         works = [pool.submit(herdsman.work, until_s) for _ in range(asked.workers)]
         works.append(pool.submit(_strike_on, strikes, herdsman, rng, asked.strike_every, until_s))
-        threading.Thread(target=_progress, args=(herdsman, tally, until_s), daemon=True).start()
+        threading.Thread(target=_progress, args=(herdsman, herdsman.herd.tally, until_s), daemon=True).start()
         for work in works:
             work.result()
 
 
-def _soak(cloud: Cloud, asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+def _soak(cloud: Cloud, disk: Path | None, asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     tally = Tally()
     herd = Herd(Api(cloud, tally), tally)
     for kind in KINDS:
@@ -112,14 +136,14 @@ def _soak(cloud: Cloud, asked: argparse.Namespace, scratch: Path) -> dict[str, A
     herdsman = Herdsman(herd, random.Random(asked.seed), asked.vms, asked.awake, _say)
     _say(f"launching {asked.vms} microVMs; seed {asked.seed}")
     herdsman.fill(asked.workers)
-    disk = {"start": allocated_bytes(cloud.state)}
+    disk_bytes = {"start": allocated_bytes(cloud.state)}
     before_s = time.monotonic()
-    _under_way(cloud, herdsman, tally, asked)
+    _under_way(herdsman, disk, asked)
     took_s = time.monotonic() - before_s
-    disk["end"] = allocated_bytes(cloud.state)
+    disk_bytes["end"] = allocated_bytes(cloud.state)
     _say("waking and verifying every microVM")
     herdsman.home(asked.workers)
-    disk["with no microVM left"] = allocated_bytes(cloud.state)
+    disk_bytes["with no microVM left"] = allocated_bytes(cloud.state)
     return {
         "minutes": took_s / 60,
         "seed": asked.seed,
@@ -128,7 +152,7 @@ def _soak(cloud: Cloud, asked: argparse.Namespace, scratch: Path) -> dict[str, A
         "machine": {"cpus": os.cpu_count(), "load": os.getloadavg(), "kernel": os.uname().release},
         "counts": tally.counts,
         "times_s": tally.times_s,
-        "disk_bytes": disk,
+        "disk_bytes": disk_bytes,
         "lost": [loss.saved() for loss in herdsman.losses],
     }
 
@@ -157,6 +181,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4, help="operations at once")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of the choices; moments differ")
     parser.add_argument("--strike-every", type=float, default=10, help="seconds between two kills, in the mean")
+    parser.add_argument(
+        "--disk-mib", type=int, default=0, help="give the VMs a disk of this size, and fill it at times"
+    )
     parser.add_argument("--json", type=Path, help="write everything, every single time too, to this file")
     parser.add_argument("--keep-log", type=Path, help="copy the service's log to this file at the end")
     return parser.parse_args()
@@ -167,9 +194,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rekindle-soak-") as folder:
         scratch = Path(folder)
         before = leaks.snapshot(None, scratch)
-        with _cloud(scratch) as cloud:
+        with _disk(scratch, asked.disk_mib) as disk, _cloud(scratch) as cloud:
             try:
-                made = _soak(cloud, asked, scratch)
+                made = _soak(cloud, disk, asked, scratch)
             finally:
                 if asked.keep_log:
                     asked.keep_log.write_text(cloud.log())

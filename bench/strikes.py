@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import random
 import select
@@ -9,25 +11,33 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import httpx
 
-from bench.herd import Animal
+from bench.herd import Animal, Herd
 from bench.patience import Tally
 from tests.e2e.cloud import Cloud
 
 GONE_S = 30.0
+FULL_S = (2.0, 12.0)
+MIB = 1024**2
 AWAY_S = 3.0  #: at most, how long a service that was killed stays away before it is started again
 
 
 class Strikes:
     """One strike at a time. Nothing but a kill of a VMM may set a microVM back."""
 
-    def __init__(self, cloud: Cloud, herd: Callable[[], Sequence[Animal]], tally: Tally, rng: random.Random) -> None:
-        self._cloud = cloud
+    def __init__(
+        self, herd: Herd, members: Callable[[], Sequence[Animal]], rng: random.Random, disk: Path | None = None
+    ) -> None:
+        """`disk`: a file system that only the microVMs' folders are on, and that may be filled."""
+        self._cloud: Cloud = herd.api.cloud
         self._herd = herd
-        self._tally = tally
+        self._members = members
+        self._tally: Tally = herd.tally
         self._rng = rng
+        self._disk = disk
         self._pause = threading.Event()
         self.last_s = 0.0  #: when the last one ended
         self._kinds: dict[str, tuple[int, Callable[[], bool]]] = {
@@ -38,6 +48,8 @@ class Strikes:
             "VMM killed": (5, self._vmm),
             "VMM killed while the service is away": (2, self._vmm_unseen),
         }
+        if disk is not None:
+            self._kinds["disk filled"] = (4, self._fill)
 
     def one(self) -> None:
         """Strike at random. Raises AssertionError when the service does not come back."""
@@ -73,7 +85,7 @@ class Strikes:
 
     def _vmm(self) -> bool:
         """The VMM of a microVM that has slept before, whatever is being done with it."""
-        animals = [one for one in self._herd() if not one.over]
+        animals = [one for one in self._members() if not one.over]
         self._rng.shuffle(animals)
         return any(self._struck(one) for one in animals)
 
@@ -82,6 +94,21 @@ class Strikes:
         hit = self._vmm()
         self._back()
         return hit
+
+    def _fill(self) -> bool:
+        """Leave little or nothing for some seconds. A step may stand still, a launch or a resume may be refused."""
+        assert self._disk is not None
+        space, filler = os.statvfs(self._disk), self._disk / "filler"
+        left = self._rng.choice((0, 1, 16)) * MIB
+        self._herd.full_until_s = math.inf
+        try:
+            with filler.open("wb") as file, contextlib.suppress(OSError):  # somebody else may be faster
+                os.posix_fallocate(file.fileno(), 0, max(1, space.f_bavail * space.f_frsize - left))
+            self._pause.wait(self._rng.uniform(*FULL_S))
+        finally:
+            filler.unlink()
+            self._herd.full_until_s = time.monotonic()
+        return True
 
     def _struck(self, one: Animal) -> bool:
         pidfd = one.vmm()
