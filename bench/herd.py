@@ -215,8 +215,7 @@ class Animal:
             if found == "TERMINATED" != state:
                 raise Lost(f"it was TERMINATED while {operation} was asked")
             if found != state:
-                self._tally.count(f"{operation} asked again: it was {found}")
-                raise NotNow(f"it is {found}")
+                raise NotNow(f"{operation} left it {found}")
 
         self._api.persist(f"{self.id} {state}", once)
 

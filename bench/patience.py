@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 import threading
 import time
@@ -29,7 +30,10 @@ _MAY_PASS = ("ConflictException", "ThrottlingException", "InternalServerExceptio
 
 
 class NotNow(Exception):
-    """The answer may be another one a moment later."""
+    """The answer may be another one a moment later. The text before the first colon or bracket is its kind."""
+
+    def kind(self) -> str:
+        return re.split(r":| \(reached", str(self))[0].strip()
 
 
 class Stuck(Lost):
@@ -95,7 +99,7 @@ class Api:
             except NotNow as err:
                 if time.monotonic() > deadline_s:
                     raise Stuck(f"{what}: nothing within {within_s:.0f} s; last: {err}") from err
-                self._tally.count("asked again")
+                self._tally.count(f"asked again: {err.kind()}")
             self._over.wait(AGAIN_S)
 
     def until(self, what: str, true: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
