@@ -24,6 +24,7 @@ ANSWER_S = 75.0  #: the relay holds a request for 60
 PATIENCE_S = 180.0  #: nothing takes so long on a machine that works, busy or not
 TOKEN_MINUTES = 60
 TOKEN_KEPT_S = 1800.0
+OVER = "has been terminated"
 _AWAY = (502, 503, 504)
 #: Answers of the API that a later call need not get: somebody else's work is under way.
 _MAY_PASS = ("ConflictException", "ThrottlingException", "InternalServerException", "ServiceException")
@@ -119,6 +120,8 @@ class Api:
             raise NotNow(f"{type(err).__name__}: {err}") from err
         except ClientError as err:
             status = err.response["ResponseMetadata"]["HTTPStatusCode"]
+            if OVER in str(err) and operation != "terminate_microvm":
+                raise Lost(f"{operation}: {err}") from err
             if status >= 500 or err.response["Error"]["Code"] in _MAY_PASS:
                 raise NotNow(str(err)) from err
             raise

@@ -36,7 +36,7 @@ from rekindle import config
 from tests import leaks
 from tests.e2e.cloud import Cloud
 
-FIRST_PORT = 27_000
+FIRST_PORTS = range(30_000, 32_500, 500)
 PROGRESS_S = 60.0
 MIB = 1024**2
 
@@ -82,8 +82,8 @@ def _disk(scratch: Path, mib: int) -> Iterator[Path | None]:
 
 
 @contextlib.contextmanager
-def _cloud(scratch: Path) -> Iterator[Cloud]:
-    cloud = Watched(scratch / "state", config.load().tools_dir, first_port=FIRST_PORT)
+def _cloud(scratch: Path, seed: int) -> Iterator[Cloud]:
+    cloud = Watched(scratch / "state", config.load().tools_dir, first_port=FIRST_PORTS[seed % len(FIRST_PORTS)])
     try:
         cloud.start()
         yield cloud
@@ -194,7 +194,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rekindle-soak-") as folder:
         scratch = Path(folder)
         before = leaks.snapshot(None, scratch)
-        with _disk(scratch, asked.disk_mib) as disk, _cloud(scratch) as cloud:
+        with _disk(scratch, asked.disk_mib) as disk, _cloud(scratch, asked.seed) as cloud:
             try:
                 made = _soak(cloud, disk, asked, scratch)
             finally:

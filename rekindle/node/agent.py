@@ -30,7 +30,7 @@ from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
 NODE = "local"
-PORT_TRIES = 20
+PORT_TRIES = 20  #: each leaves out twice as many: another service beside us may hold hundreds in a row
 FORGET_EVERY_S = 60.0
 RELAY_AGAIN_S = 5.0
 
@@ -108,12 +108,13 @@ class Agent:
 
     async def _open_endpoint(self, vm: MicroVM) -> MicroVM:
         ingress = self._at.host.config.ingress
-        for _ in range(PORT_TRIES):
+        for tried in range(PORT_TRIES):
             try:
                 await self._at.relay.put_route(vm.id, route_of(self._at.host, vm, "held"))
             except NoCapacity as taken:
                 LOG.info("%s", taken.message)
-                vm = await self._store.change_port(vm, range(ingress.first_port, ingress.last_port + 1))
+                ports = range(ingress.first_port, ingress.last_port + 1)
+                vm = await self._store.change_port(vm, ports, over=2**tried - 1)
             else:
                 return vm
         raise NoCapacity(f"No free endpoint port between {ingress.first_port} and {ingress.last_port} for {vm.id}")

@@ -164,11 +164,14 @@ class MicroVMs:
             now = self._same_phase(vm)
             return self._write(now, replace(now, **changes), None)
 
-    async def change_port(self, vm: MicroVM, ports: range) -> MicroVM:
-        """The next free endpoint port: somebody else holds this one. Raises NoCapacity, or Stale like `note`."""
+    async def change_port(self, vm: MicroVM, ports: range, *, over: int = 0) -> MicroVM:
+        """Somebody else holds this one: the next free endpoint port, `over` further on.
+
+        Raises NoCapacity, or Stale like `note`.
+        """
         with self._db.transaction():
             now = self._same_phase(vm)
-            port = self._free_port(now.node, ports, after=now.endpoint_port)
+            port = self._free_port(now.node, ports, after=now.endpoint_port, over=over)
             self._tell_vm(now, f"endpoint port {now.endpoint_port} -> {port}", "somebody else on this machine holds it")
             return self._write(now, replace(now, endpoint_port=port), None)
 
@@ -209,10 +212,10 @@ class MicroVMs:
     def _tell_vm(self, vm: MicroVM, what: str, why: str | None, by: str = SERVICE) -> None:
         events.write(self._db, Event(subject=vm.id, at_ms=self._clock(), what=what, why=why, by=by))
 
-    def _free_port(self, node: str, ports: range, *, after: int | None = None) -> int:
+    def _free_port(self, node: str, ports: range, *, after: int | None = None, over: int = 0) -> int:
         rows = self._db.all("used_ports", node=node, freed_before_ms=self._clock() - PORT_REST_MS)
         used = {row["endpoint_port"] for row in rows}
-        start = 0 if after is None else bisect_right(ports, after)
+        start = 0 if after is None else (bisect_right(ports, after) + over) % max(1, len(ports))
         for port in chain(ports[start:], ports[:start]):
             if port not in used:
                 return port

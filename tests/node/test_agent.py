@@ -32,6 +32,7 @@ class Relay(FakeRelay):
     def __init__(self) -> None:
         super().__init__()
         self.waited_for: list[str] = []
+        self.others = range(0)  #: ports that somebody else on the machine holds
         self.heard = asyncio.Event()  #: every wake was followed
 
     async def ensure(self, config: Mapping[str, object]) -> bool:
@@ -39,7 +40,7 @@ class Relay(FakeRelay):
 
     async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
         self.asked += 1
-        if self.full:
+        if self.full or route["endpoint_port"] in self.others:
             raise NoCapacity(f"Endpoint port {route['endpoint_port']} is in use")
         await super().put_route(vm_id, route)
 
@@ -123,6 +124,18 @@ async def test_a_vm_without_a_port_is_refused_and_ends(tmp_path: Path, store: St
     assert row.phase is Phase.TERMINATED
     assert row.state_reason is not None
     assert row.state_reason.startswith("No free endpoint port")
+
+
+async def test_hundreds_of_ports_in_a_row_that_others_hold_refuse_no_launch(tmp_path: Path, store: Store) -> None:
+    relay = Relay()
+    relay.others = range(20_000, 20_400)
+    await built_image(store)
+    async with at_work(tmp_path / "state", store, relay) as agent:
+        vm = await agent.admit(await started(store, HandClock()))
+        assert vm.endpoint_port not in relay.others
+        await store.ask(vm.id, Ask.TERMINATE)
+        agent.kick()
+        await asyncio.wait_for(agent.empty(), 5)
 
 
 async def test_a_leftover_that_cannot_be_ended_keeps_nobody_from_starting(tmp_path: Path, store: Store) -> None:
