@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.board import Fault
-from tests.faults.boundaries import ROOT, collect
+from tests.faults.boundaries import FILES, LEFT_OUT, ROOT, collect
 from tests.faults.campaign import Campaign
 from tests.faults.images import ImageCampaign
 from tests.faults.rig import Rig
@@ -31,6 +31,14 @@ def test_boundaries_are_found_where_they_are(tmp_path: Path) -> None:
     )
     found = [(one.function, one.number, one.line, one.awaits) for one in collect(tmp_path, ("some.py",))]
     assert found == [("C.f", 1, 6, True), ("C.f", 2, 7, True), ("C.f.<locals>.inner", 1, 4, False)]
+
+
+def test_no_file_of_node_and_driver_is_forgotten() -> None:
+    for folder, left_out in LEFT_OUT.items():
+        there = {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+        looked_at = {Path(file).stem for file in FILES if file.startswith(folder)}
+        assert looked_at | set(left_out) == there
+        assert not looked_at & set(left_out)
 
 
 def test_the_table_of_the_unreached_is_of_this_source() -> None:
