@@ -14,7 +14,7 @@ import botocore.exceptions
 
 from tests.e2e.cloud import HOOKS, interpreter_files
 from tests.faults.board import Fault, Strike
-from tests.faults.rig import Rig, named
+from tests.faults.rig import Rig, named, reply
 
 #: Ways to bake: with all hooks, without any, and an app that ends at once; then two ways in which images go.
 HOOKED, PLAIN, ENDS = BAKES = ("bake", "bake without hooks", "bake of an app that ends")
@@ -57,7 +57,7 @@ class ImageLife:
         if state == "SUCCESSFUL":
             vm = self.rig.run(self.arn)
             vm.until("RUNNING")
-            assert vm.snippet("6 * 7") == "42"
+            assert reply(vm, "6 * 7") == "42"
             vm.terminate()
         self._struck(self.removal, removing, self._remove, lambda: self._state() is None)
 
