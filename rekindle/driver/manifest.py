@@ -21,6 +21,7 @@ FORMAT = 1
 NAME = "manifest.json"
 TSC_TOLERANCE_PPM = 250
 IMAGE, VM = "image", "vm"
+_OWN_MEMBERS = {"format", "kind", "kernel_sha256", "created_at_ms", "base", "files", "disks", "root", "digest"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,9 @@ class Binding:
     vcpus: int
     accel: str
     tsc_khz: int
+
+
+_MEMBERS = _OWN_MEMBERS | set(Binding.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Manifest:
             "disks": [asdict(one) for one in self.disks],
             "root": None if self.root is None else _json(self.root),
         }
+        flat["digest"] = _digest_of(flat)
         return json.dumps(flat, indent=1).encode() + b"\n"
 
     def write(self, folder: Path) -> None:
@@ -86,8 +91,14 @@ def _json(one: Sum) -> dict[str, object]:
     return {"bytes": one.size_bytes, "digest": one.digest}
 
 
+def _digest_of(values: Mapping[str, object]) -> str:
+    """Of everything that a manifest says but this."""
+    said = {name: value for name, value in values.items() if name != "digest"}
+    return f"sha256:{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}"
+
+
 def read(folder: Path) -> Manifest:
-    """The manifest of a whole snapshot. Raises SnapshotMismatch when there is none or it is not one of ours."""
+    """The manifest of a whole snapshot. Raises SnapshotMismatch when there is none, it is damaged, or none of ours."""
     path = folder / NAME
     try:
         values = json.loads(path.read_bytes())
@@ -97,6 +108,8 @@ def read(folder: Path) -> Manifest:
         raise SnapshotMismatch(f"{path} is not JSON") from err
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise SnapshotMismatch(f"{path} has not snapshot format {FORMAT}")
+    if set(values) - _MEMBERS or values.get("digest", _digest_of(values)) != _digest_of(values):
+        raise damaged(path)  # one without a digest was made before they had any
     try:
         return _from(values)
     except (KeyError, TypeError, AttributeError) as err:

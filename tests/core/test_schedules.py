@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -267,8 +268,13 @@ class ManyLives(Lives):
 
 
 def _schedules(number: int) -> settings:
+    """Not shrunk: that takes minutes, for every step is durable, and a schedule can be read as it is."""
     return settings(
-        max_examples=number, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=number,
+        stateful_step_count=50,
+        deadline=None,
+        phases=[Stage.explicit, Stage.reuse, Stage.generate],
+        suppress_health_check=[HealthCheck.too_slow],
     )
 
 

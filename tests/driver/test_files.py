@@ -146,10 +146,23 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: bytes) -> None:
         manifest.read(tmp_path)
 
 
+def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    _whole(tmp_path / "snap")
+    path = tmp_path / "snap/manifest.json"
+    whole = path.read_bytes()
+    for bit in range(len(whole) * 8):
+        harmed = bytearray(whole)
+        harmed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(harmed)
+        with pytest.raises(SnapshotMismatch, match=str(path)):
+            manifest.read(tmp_path / "snap")
+
+
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     _whole(tmp_path / "snap")
     path = tmp_path / "snap/manifest.json"
     values = json.loads(path.read_text())
+    del values["digest"]
     for name in ("../state", "/etc/passwd", "a/b"):
         path.write_text(json.dumps(values | {"disks": [{"file": name, "bytes": 1}]}))
         with pytest.raises(SnapshotMismatch, match="outside"):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NODE = ("perform", "keeper", "works", "confirm", "sleep", "bake", "builds", "removals", "hooks")
-DRIVER = ("qemu", "freeze", "layers", "start", "files", "delta", "manifest", "whole", "stalls")
+NODE = ("perform", "keeper", "works", "confirm", "sleep", "room", "bake", "builds", "removals", "hooks")
+DRIVER = ("qemu", "freeze", "layers", "start", "files", "delta", "manifest", "whole", "stalls", "reserve")
 FILES = (*(f"rekindle/node/{name}.py" for name in NODE), *(f"rekindle/driver/{name}.py" for name in DRIVER))
 #: What is no work on a microVM or image, or is met as one step of it.
 LEFT_OUT = {

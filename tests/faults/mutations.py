@@ -30,6 +30,7 @@ class Mutation:
 
 
 KEEPER = "tests/node/test_keeper.py"
+DURABILITY = "tests/driver/test_durability.py"
 MUTATIONS = (
     Mutation(
         "a transition is missing: a failed resume is stuck",
@@ -130,6 +131,34 @@ MUTATIONS = (
         "        await whole_now\n        await _load_state(link)\n",
         "        await _load_state(link)\n",
         "tests/driver/test_whole.py::test_a_flipped_bit_of_a_sleeping_vm_is_found_and_named",
+    ),
+    Mutation(
+        "a delta is not fsynced",
+        "rekindle/driver/delta.py",
+        "        os.fsync(file.fileno())\n",
+        "",
+        DURABILITY,
+    ),
+    Mutation(
+        "device state is not fsynced",
+        "rekindle/driver/qemu.py",
+        "        await threads.finish(os.fsync, descriptor)\n",
+        "",
+        DURABILITY,
+    ),
+    Mutation(
+        "a manifest is renamed in before it is durable",
+        "rekindle/driver/files.py",
+        "        file.flush()\n        os.fsync(file.fileno())\n    sync(path.parent)\n    new.rename(path)\n",
+        "        new.rename(path)\n        file.flush()\n        os.fsync(file.fileno())\n    sync(path.parent)\n",
+        DURABILITY,
+    ),
+    Mutation(
+        "a damaged manifest is believed",
+        "rekindle/driver/manifest.py",
+        'if set(values) - _MEMBERS or values.get("digest", _digest_of(values)) != _digest_of(values):',
+        "if False:",
+        "tests/driver/test_files.py::test_every_flipped_bit_of_a_manifest_is_noticed",
     ),
     Mutation(
         "a cancelled caller leaves its thread behind",
