@@ -97,7 +97,7 @@ class ImageLife:
     ) -> None:
         before = self.rig.board.counts()
         try:
-            did = self.rig.struck(strikes, act, settled, within_s=240)
+            did = self.rig.struck(strikes, act, settled, within_s=240 * (1 + len(strikes)))
         except AssertionError as err:
             told = named(self.rig.boundaries, strikes)
             raise AssertionError(f"{operation}, {told}: {err}\n{self.rig.log()[-6000:]}") from err
