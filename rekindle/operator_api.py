@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from rekindle.core.arn import image_arn
 from rekindle.core.errors import Denied, Invalid, MachineError, NotFound, Refused, RekindleError
 from rekindle.core.lifecycle import OWES, Phase
 from rekindle.core.microvm import MicroVM
+from rekindle.driver import reserve
 from rekindle.image import toolbox
 from rekindle.jsonable import jsonable
 from rekindle.node.layout import Layout
@@ -75,6 +76,8 @@ class Desk:
     layout: Layout
     clock: Clock
     renew: Renew  #: write again what tells clients of this machine their key
+    #: what a VM's driver is busy with: `{"work", "done_bytes", "of_bytes"}`
+    progress: Callable[[str], Mapping[str, object] | None] = lambda _: None
 
 
 def app(desk: Desk) -> Starlette:
@@ -175,13 +178,20 @@ async def _microvm(request: Request) -> Response:
         "log_group": names.group,
         "log_stream": names.stream,
         "home": str(home),
-        "disk_bytes": await asyncio.to_thread(vitals.allocated_bytes, home),
+        **await asyncio.to_thread(_on_disk, home),
+        "progress": desk.progress(vm.id),
         "snapshots": await asyncio.to_thread(_snapshots, home),
         "process": _process(vm),
         "relay": counters.get(vm.id),
         "events": [jsonable(event) for event in events],
     }
     return JSONResponse(jsonable(vm) | more)
+
+
+def _on_disk(home: Path) -> dict[str, int]:
+    """What a microVM has written, and what is set aside for its next sleep."""
+    reserved_bytes = vitals.allocated_bytes(home / reserve.FOLDER)
+    return {"disk_bytes": vitals.allocated_bytes(home) - reserved_bytes, "reserved_bytes": reserved_bytes}
 
 
 async def _settled(request: Request) -> Response:

@@ -29,6 +29,7 @@ from rekindle.config import Config
 from rekindle.core.errors import Invalid, MachineError
 from rekindle.core.managed import Managed
 from rekindle.driver import probe
+from rekindle.driver.progress import Board
 from rekindle.driver.qemu import QemuDriver
 from rekindle.guest import kernel
 from rekindle.identity.keys import new_access_key
@@ -78,7 +79,8 @@ async def _serve(config: Config, clock: Clock, *, take_over: bool) -> None:
         store = await stack.enter_async_context(_store(layout, clock))
         who = identity.ensure(config, clock)
         tools, managed = await _equipped(config)
-        host = await _host(config, layout, tools)
+        board = Board()
+        host = await _host(config, layout, tools, board)
         relay = await stack.enter_async_context(Relay(layout, binaries.find("rekindle-relay")))
         wanted = {"api": (config.listen, "the API"), "artifacts": (config.artifacts.listen, "the artifact store")}
         missing = {name: where for name, where in wanted.items() if name not in given}
@@ -107,7 +109,13 @@ async def _serve(config: Config, clock: Clock, *, take_over: bool) -> None:
         addresses = {"api": servers.bound_to(api_socket), "artifacts": servers.bound_to(store_socket)}
         operating = Operating(agent=agent, store=store, host=host, relay=relay, addresses=addresses, stop=stop.set)
         operator = operator_api.Desk(
-            store=store, operator=operating, config=config, layout=layout, clock=clock, renew=renew
+            store=store,
+            operator=operating,
+            config=config,
+            layout=layout,
+            clock=clock,
+            renew=renew,
+            progress=board.of,
         )
         artifact_store = artifacts.make_app(config.state / "artifacts", build_keys.before(store.access_key), clock)
         stack.callback(artifact_store.close)
@@ -165,14 +173,14 @@ async def _run(agent: Agent, listeners: list[tuple[servers.Server, Any]], stop: 
         working.cancel()
 
 
-async def _host(config: Config, layout: Layout, tools: Toolbox) -> Host:
+async def _host(config: Config, layout: Layout, tools: Toolbox, board: Board) -> Host:
     """This machine's VMM: KVM only if a guest really ran under it (`machine.accel` decides otherwise)."""
     wanted = config.machine
     accel, why = await probe.choose(wanted.accel, tools, config.tools_dir / "accel.json", wanted.probe_s)
     LOG.info("accelerator %s: %s", accel.value, why)
     as_root = os.geteuid() == 0
     launcher = binaries.find("rekindle-jail")
-    driver = QemuDriver(launcher, pagemap_kind=config.machine.pagemap)
+    driver = QemuDriver(launcher, pagemap_kind=config.machine.pagemap, board=board)
     return Host(config=config, layout=layout, accel=accel, as_root=as_root, launcher=launcher, driver=driver)
 
 

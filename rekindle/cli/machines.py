@@ -122,10 +122,16 @@ def _summary(vm: dict[str, Any]) -> dict[str, object]:
         "size": f"{vm['memory_mib']} MiB; the guest sees {vm['guest_memory_mib']} MiB and {vm['vcpus']} vCPU",
         "log group": vm["log_group"],
         "log stream": vm["log_stream"],
-        "folder": f"{vm['home']} ({output.size(vm['disk_bytes'])})",
+        "folder": f"{vm['home']} ({output.size(vm['disk_bytes'])}, {output.size(vm['reserved_bytes'])} set aside)",
         "snapshots": ", ".join(f"{one['name']} ({output.size(one['bytes'])})" for one in vm["snapshots"]),
     }
-    return facts | _process_facts(vm["process"]) | _traffic_facts(vm["relay"])
+    return facts | _progress_facts(vm.get("progress")) | _process_facts(vm["process"]) | _traffic_facts(vm["relay"])
+
+
+def _progress_facts(progress: dict[str, Any] | None) -> dict[str, object]:
+    if progress is None:
+        return {}
+    return {progress["work"]: f"{output.size(progress['done_bytes'])} of {output.size(progress['of_bytes'])}"}
 
 
 def _process_facts(process: dict[str, Any] | None) -> dict[str, object]:

@@ -95,8 +95,9 @@ class Snapshot:
 class ExitKind(Enum):
     SHUTDOWN = "guest shut down"
     RESET = "guest reset"
-    PANIC = "guest panic"
-    DIED = "VMM died"  # killed, crashed, out of memory: nothing the guest asked for
+    PANIC = "guest panicked"
+    DIED = "VMM died"  # killed, crashed: nothing the guest asked for
+    STARVED = "VMM was killed: out of memory"  # by the kernel, at the limit of its control group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,6 +55,17 @@ def make(name: str, *, memory_bytes: int, pids: int) -> Group:
     return Group(tuple(folders), measures)
 
 
+def oom_kills(folders: Iterable[Path]) -> int:
+    """How often the kernel killed something in these groups because of their memory limit; 0 where nobody counts."""
+    total = 0
+    for folder in folders:
+        for name in ("memory.events", "memory.oom_control"):  # version 2, version 1
+            with suppress(OSError):
+                lines = (folder / name).read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total
+
+
 def remove(folders: Iterable[Path]) -> None:
     """Remove groups whose processes are gone. A group that is not there is fine; one that is busy raises OSError."""
     for folder in folders:

@@ -22,6 +22,7 @@ from typing import BinaryIO
 from rekindle.core.errors import SnapshotMismatch
 from rekindle.driver.files import Sum
 from rekindle.driver.pagemap import PAGE_BYTES, Region, Run, read_into, spans, write_from
+from rekindle.driver.progress import Progress
 
 MAGIC = b"RKDELTA1"
 _HEADER = struct.Struct("<8sIQ")
@@ -56,7 +57,14 @@ class _Writer:
         self.write(data)
 
 
-def save(path: Path, pid: int, regions: Sequence[Region], runs: Sequence[Run], memory_bytes: int) -> Sum:
+def save(
+    path: Path,
+    pid: int,
+    regions: Sequence[Region],
+    runs: Sequence[Run],
+    memory_bytes: int,
+    progress: Progress | None = None,
+) -> Sum:
     """Write the pages of `runs` of the paused process to `path` and fsync it. Raises MachineError, OSError.
 
     A file that is there (`reserve`) is written over, in the blocks that it has, and cut to size.
@@ -65,7 +73,7 @@ def save(path: Path, pid: int, regions: Sequence[Region], runs: Sequence[Run], m
         out = _Writer(file, hashlib.sha256(), bytearray())
         header = _HEADER.pack(MAGIC, PAGE_BYTES, memory_bytes)
         out.write((header + _CRC.pack(zlib.crc32(header))).ljust(PAGE_BYTES, b"\0"))
-        _save_pages(out, pid, regions, runs)
+        _save_pages(out, pid, regions, runs, progress or Progress(""))
         trailer = _TRAILER.pack(len(out.table) // _RUN.size, out.data_pages, out.data_crc, zlib.crc32(out.table))
         out.write(bytes(out.table))
         out.write(trailer + _CRC.pack(zlib.crc32(trailer)) + MAGIC)
@@ -75,11 +83,17 @@ def save(path: Path, pid: int, regions: Sequence[Region], runs: Sequence[Run], m
     return Sum(out.written_bytes, f"sha256:{out.digest.hexdigest()}")
 
 
-def _save_pages(out: _Writer, pid: int, regions: Sequence[Region], runs: Sequence[Run]) -> None:
+def _save_pages(out: _Writer, pid: int, regions: Sequence[Region], runs: Sequence[Run], progress: Progress) -> None:
     buffer = bytearray(_BATCH_PAGES * PAGE_BYTES)
+    progress.of_bytes = _bytes_of(runs)
     for batch in _batches(runs):
         read_into(pid, [span for run in batch for span in spans(regions, run)], buffer)
         _put_batch(out, batch, buffer)
+        progress.done_bytes += _bytes_of(batch)
+
+
+def _bytes_of(runs: Sequence[Run]) -> int:
+    return sum(run.count for run in runs) * PAGE_BYTES
 
 
 def _batches(runs: Sequence[Run]) -> Iterator[list[Run]]:
@@ -178,20 +192,23 @@ def _check_table(path: Path, table: Sequence[tuple[int, int, int]], pages: int, 
         raise SnapshotMismatch(f"{path}: its table does not fit its memory")
 
 
-def load(delta: Delta, pid: int, regions: Sequence[Region]) -> None:
+def load(delta: Delta, pid: int, regions: Sequence[Region], progress: Progress | None = None) -> None:
     """Write the delta into the private mapping of a VMM that has not run yet. Raises SnapshotMismatch when a checksum
     is wrong (the VMM must then be killed), MachineError when the VMM is gone."""
     _load_zeros(delta, pid, regions)
     buffer = bytearray(_BATCH_PAGES * PAGE_BYTES)
     crc = 0
+    progress = progress or Progress("")
+    progress.of_bytes = delta.data_pages * PAGE_BYTES
     with delta.path.open("rb", buffering=0) as file:
         file.seek(PAGE_BYTES)
         for batch in _batches([Run(page, count) for page, count, kind in delta.table if kind == _DATA]):
-            length = sum(run.count for run in batch) * PAGE_BYTES
+            length = _bytes_of(batch)
             view = memoryview(buffer)[:length]
             _read_exactly(delta.path, file, view)
             crc = zlib.crc32(view, crc)
             write_from(pid, [span for run in batch for span in spans(regions, run)], buffer)
+            progress.done_bytes += length
     if crc != delta.data_crc:
         raise SnapshotMismatch(f"{delta.path}: the checksum of its pages is wrong")
 

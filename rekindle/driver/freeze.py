@@ -15,6 +15,7 @@ from rekindle.driver import delta, files, layers, manifest, pagemap, reserve
 from rekindle.driver.base import Snapshot
 from rekindle.driver.files import Sum
 from rekindle.driver.manifest import Layer, Manifest
+from rekindle.driver.progress import Progress
 
 READ_ONLY = 0o444
 
@@ -49,12 +50,20 @@ def image(home: Path, into: Path, root: Path) -> Parts:
 
 
 def own(
-    home: Path, into: Path, *, pid: int, ram: Path, memory_bytes: int, own_pages: pagemap.Reader, below: Sequence[Path]
+    home: Path,
+    into: Path,
+    *,
+    pid: int,
+    ram: Path,
+    memory_bytes: int,
+    own_pages: pagemap.Reader,
+    below: Sequence[Path],
+    progress: Progress,
 ) -> Parts:
     """A VM's snapshot: its own pages, and links to its disk layers (top first)."""
     regions = pagemap.regions_of(pid, ram, memory_bytes)
     reserve.take(home, into)
-    saved = delta.save(into / "delta", pid, regions, own_pages(pid, regions), memory_bytes)
+    saved = delta.save(into / "delta", pid, regions, own_pages(pid, regions), memory_bytes, progress)
     linked = layers.link_all(home / layers.TOP, list(below), into)
     return Parts(files={"delta": saved, "state": files.sum_of(into / "state")}, disks=linked)
 

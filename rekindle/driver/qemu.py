@@ -39,6 +39,7 @@ from rekindle.driver.facts import Facts, handle_of, identity, strings
 from rekindle.driver.machine import MIB, Disks
 from rekindle.driver.manifest import Binding, Manifest
 from rekindle.driver.process import Identity
+from rekindle.driver.progress import Board, Progress
 from rekindle.driver.start import Start
 
 KILL_S = 20.0
@@ -54,10 +55,14 @@ _EXITS = {
 
 
 class QemuDriver:
-    """`launcher` is the built rekindle-jail; `pagemap_kind` is the configuration's machine.pagemap."""
+    """`launcher` is the built rekindle-jail; `pagemap_kind` is the configuration's machine.pagemap; long works are
+    shown on `board`."""
 
-    def __init__(self, launcher: Path, *, pagemap_kind: str = "auto", clock: Clock = wall_ms) -> None:
+    def __init__(
+        self, launcher: Path, *, pagemap_kind: str = "auto", clock: Clock = wall_ms, board: Board | None = None
+    ) -> None:
         self._launcher = launcher.absolute()
+        self._board = board or Board()
         self._own_pages = pagemap.reader(pagemap_kind)
         self._clock = clock
         self._images = whole.Images()
@@ -156,7 +161,8 @@ class QemuDriver:
         if link.version != found.binding.qemu:
             raise SnapshotMismatch(f"The snapshot was made with qemu {found.binding.qemu!r}; here is {link.version!r}")
         if found.kind == manifest.VM:
-            await threads.finish(_load_pages, handle, snap / "delta")
+            with self._board.showing(handle.vm_id, "loading memory") as progress:
+                await threads.finish(_load_pages, handle, snap / "delta", progress)
         await whole_now
         await _load_state(link)
 
@@ -243,15 +249,17 @@ class QemuDriver:
         if facts.kind == manifest.IMAGE:
             parts = freeze.image(vm.home, into, facts.image / "root.erofs")
         else:
-            parts = freeze.own(
-                vm.home,
-                into,
-                pid=vm.pid,
-                ram=facts.ram,
-                memory_bytes=facts.memory_mib * MIB,
-                own_pages=self._own_pages,
-                below=facts.layers,
-            )
+            with self._board.showing(vm.vm_id, "saving memory") as progress:
+                parts = freeze.own(
+                    vm.home,
+                    into,
+                    pid=vm.pid,
+                    ram=facts.ram,
+                    memory_bytes=facts.memory_mib * MIB,
+                    own_pages=self._own_pages,
+                    below=facts.layers,
+                    progress=progress,
+                )
         whole = Manifest(
             kind=facts.kind,
             binding=facts.binding(qemu, tsc_khz),
@@ -285,8 +293,9 @@ class QemuDriver:
         link = self._links.get(who)
         events: Sequence[qmp.Event] = await link.last_events() if link is not None else ()
         said = link.last_words() if link is not None else ""
+        oom_kills = cgroup.oom_kills(_groups(vm))
         self._cleared(vm, who)
-        return _exit(events, end, said)
+        return _exit(events, end, said, oom_kills)
 
     async def adopt(self, saved: Mapping[str, object]) -> Handle | None:
         vm = handle_of(saved)
@@ -302,7 +311,7 @@ class QemuDriver:
         self._forget(who)
         if start.recorded(vm.home) in (who, None):
             start.clear(vm.home)
-            cgroup.remove(Path(folder) for folder in strings(vm.extra["cgroups"]))
+            cgroup.remove(_groups(vm))
 
     def _forget(self, who: Identity) -> None:
         self._linking.pop(who, None)
@@ -323,6 +332,10 @@ class QemuDriver:
         return link
 
 
+def _groups(vm: Handle) -> list[Path]:
+    return [Path(folder) for folder in strings(vm.extra["cgroups"])]
+
+
 def _make_empty(path: Path, size: int, uid: int | None) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -333,13 +346,13 @@ def _make_empty(path: Path, size: int, uid: int | None) -> None:
         os.close(descriptor)
 
 
-def _load_pages(vm: Handle, path: Path) -> None:
+def _load_pages(vm: Handle, path: Path, progress: Progress) -> None:
     facts = Facts.of(vm)
     memory_bytes = facts.memory_mib * MIB
     opened = delta.open_delta(path)
     if opened.memory_bytes != memory_bytes:
         raise SnapshotMismatch(f"{path} is of a guest with {opened.memory_bytes} bytes of memory")
-    delta.load(opened, vm.pid, pagemap.regions_of(vm.pid, facts.ram, memory_bytes))
+    delta.load(opened, vm.pid, pagemap.regions_of(vm.pid, facts.ram, memory_bytes), progress)
 
 
 async def _save_state(link: qmp.Link, path: Path) -> None:
@@ -375,10 +388,12 @@ async def _load_state(link: qmp.Link) -> None:
     link.last_words()  # "Expected vmdescription section": always said of such a state, and harmless
 
 
-def _exit(events: Sequence[qmp.Event], end: str, said: str) -> Exit:
+def _exit(events: Sequence[qmp.Event], end: str, said: str, oom_kills: int) -> Exit:
     if any(event.name == "GUEST_PANICKED" for event in events):
         return Exit(kind=ExitKind.PANIC, detail=said)
     reasons = [str(event.data.get("reason")) for event in events if event.name == "SHUTDOWN"]
     kind = _EXITS.get(reasons[-1], ExitKind.DIED) if reasons else ExitKind.DIED
-    detail = end if kind is ExitKind.DIED else ""
+    if kind is ExitKind.DIED and oom_kills:
+        kind = ExitKind.STARVED
+    detail = end if kind in (ExitKind.DIED, ExitKind.STARVED) else ""
     return Exit(kind=kind, detail=". ".join(part for part in (detail, said) if part))

@@ -172,6 +172,8 @@ class Keeper:
 
     async def _act(self, vm: MicroVM, news: News) -> None:
         if isinstance(news, AppEnd):
+            if news.oom_kills:
+                await self._works.tell(vm, "out of memory in the guest", f"{news.oom_kills} processes were killed")
             await self._ask(vm, Due(Ask.TERMINATE, hooks.app_ended(news.exit_code)))
         elif isinstance(news, Wishes):
             self._deadlines.heard(news)
@@ -179,8 +181,8 @@ class Keeper:
             await self._process_ended(vm, news)
 
     async def _process_ended(self, vm: MicroVM, end: Exit) -> None:
-        if end.kind is ExitKind.DIED:
-            await self._works.fell(vm, f"The VMM died. {end.detail}".strip())
+        if end.kind in (ExitKind.DIED, ExitKind.STARVED):
+            await self._works.fell(vm, f"The {end.kind.value}. {end.detail}".strip())
         else:
             await self._works.lost(vm, f"The {end.kind.value}.", end.detail or None)
 

@@ -23,6 +23,7 @@ from rekindle.config import Config
 from rekindle.core.account import AccessKey
 from rekindle.core.errors import MachineError
 from rekindle.core.microvm import MicroVM
+from rekindle.driver.progress import Board
 from rekindle.identity import Identity, ensure, write_client_files
 from rekindle.node.layout import Layout
 from rekindle.store.db import Store
@@ -85,6 +86,7 @@ class Ground:
     store: Store
     who: Identity
     operating: Operating
+    board: Board
 
     async def cli(self, *words: str, stdin: bytes = b"") -> Done:
         """Run `rekindle WORDS` on this state folder to its end."""
@@ -121,7 +123,16 @@ async def ground(config: Config) -> AsyncIterator[Ground]:
         write_client_files(config, first, urls[0], urls[1], who.ca_pem)
 
     await renew()
-    desk = operator_api.Desk(store=store, operator=operating, config=config, layout=layout, clock=wall_ms, renew=renew)
+    board = Board()
+    desk = operator_api.Desk(
+        store=store,
+        operator=operating,
+        config=config,
+        layout=layout,
+        clock=wall_ms,
+        renew=renew,
+        progress=board.of,
+    )
     apps = [
         api.make_app(store, RecordingEngine(), config, wall_ms),
         artifacts.make_app(config.state / "artifacts", store.access_key, wall_ms),
@@ -132,7 +143,7 @@ async def ground(config: Config) -> AsyncIterator[Ground]:
     async with asyncio.TaskGroup() as own:
         for server, sock in zip(running, sockets, strict=True):
             own.create_task(server.serve([sock]))
-        yield Ground(config, layout, store, who, operating)
+        yield Ground(config, layout, store, who, operating, board)
         for server in running:
             server.stop()
     await store.close()

@@ -21,6 +21,7 @@ from rekindle.clock import wall_ms
 from rekindle.core.image import Version
 from rekindle.core.lifecycle import Ask, Fact
 from rekindle.core.microvm import Event, MicroVM
+from rekindle.driver import reserve
 from rekindle.driver.process import started_ticks
 from rekindle.store.microvms import Changes
 from tests.cli.ground import Ground
@@ -88,6 +89,23 @@ async def test_inspect_has_row_story_process_jail_snapshots_and_traffic(here: Gr
     assert walls["own net namespace"].strip() == "no: it is the service's"
     assert "10 B in, 2.0 KiB out, 1 open, last byte 1970-01-01 00:00:01" in text
     assert "512 MiB; the guest sees 1024 MiB and 1 vCPU" in text
+
+
+async def test_inspect_shows_how_far_a_long_work_is(here: Ground) -> None:
+    await built_image(here.store)
+    vm = await running(here)
+    home = here.layout.home(vm.id)
+    home.mkdir()
+    reserve.make(home, 1 << 20)
+    with here.board.showing(vm.id, "saving memory") as progress:
+        progress.of_bytes, progress.done_bytes = 4 << 30, 1 << 30
+        found = (await here.cli("inspect", vm.id, "--json")).json
+        assert found["progress"] == {"work": "saving memory", "done_bytes": 1 << 30, "of_bytes": 4 << 30}
+        assert "1.0 GiB of 4.0 GiB" in (await here.cli("inspect", vm.id)).out
+    found = (await here.cli("inspect", vm.id, "--json")).json
+    assert found["progress"] is None
+    assert found["disk_bytes"] == 0
+    assert found["reserved_bytes"] >= reserve.delta_bytes(1 << 20) + reserve.SLACK_BYTES
 
 
 async def test_inspect_of_a_machine_whose_pid_was_taken_by_another_process_shows_none(here: Ground) -> None:

@@ -15,6 +15,7 @@ import pytest
 from rekindle.core.errors import MachineError, SnapshotMismatch
 from rekindle.driver import delta, files, pagemap
 from rekindle.driver.pagemap import PAGE_BYTES, Region, Run
+from rekindle.driver.progress import Progress
 
 PAGES = 3000
 MEMORY_BYTES = PAGES * PAGE_BYTES
@@ -106,9 +107,13 @@ def test_a_delta_carries_memory_to_another_process(
         source.tell("zero", page)
     path = tmp_path / "delta"
     runs = reader(source.process.pid, source.regions())
-    saved = delta.save(path, source.process.pid, source.regions(), runs, MEMORY_BYTES)
+    saving, loading = Progress("saving"), Progress("loading")
+    saved = delta.save(path, source.process.pid, source.regions(), runs, MEMORY_BYTES, saving)
     assert saved == files.sum_of(path)
-    delta.load(delta.open_delta(path), target.process.pid, target.regions())
+    delta.load(delta.open_delta(path), target.process.pid, target.regions(), loading)
+    pages = sum(run.count for run in runs)
+    assert (saving.done_bytes, saving.of_bytes) == (pages * PAGE_BYTES, pages * PAGE_BYTES)
+    assert loading.done_bytes == loading.of_bytes <= saving.of_bytes
     for page in (*range(40), 1000, 1201, 1202, 1499, 1501, PAGES - 2, PAGES - 1):
         assert target.tell("look", page) == source.tell("look", page), page
 

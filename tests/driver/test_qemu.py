@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ import pytest
 
 from rekindle.core.errors import DiskFull, MachineError, SnapshotMismatch
 from rekindle.driver import jail, layers, manifest, pagemap, reserve
-from rekindle.driver.base import Accel
+from rekindle.driver.base import Accel, ExitKind, Limits
 from rekindle.driver.qemu import QemuDriver
 from tests.accel import ACCEL
 from tests.driver import conformance
@@ -299,6 +300,23 @@ async def test_a_vm_whose_disk_cannot_grow_waits_and_loses_nothing(small_disk: P
         assert await guest.ask("verify large") == "right 9000"
     await lab.close()
     shutil.rmtree(vm.home)
+
+
+# -- how it ends -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_vmm_that_the_kernel_kills_for_memory_is_told_from_one_that_died(lab: Lab) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("control groups are made by root")
+    spec = replace(lab.spec(), limits=Limits(memory_bytes=80 * MIB))
+    async with lab.running(spec) as (vm, guest):
+        await guest.tell("fill much 100")
+        async with asyncio.timeout(60):
+            end = await lab.driver.wait(vm)
+    assert (end.kind, end.detail) == (ExitKind.STARVED, "signal SIGKILL")
+    other = await lab.restore(lab.spec())
+    os.kill(other.pid, signal.SIGKILL)
+    assert (await lab.driver.wait(other)).kind is ExitKind.DIED
 
 
 # -- the walls ---------------------------------------------------------------------------------------------------------
