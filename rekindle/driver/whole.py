@@ -20,7 +20,7 @@ from rekindle.driver import files, manifest
 from rekindle.driver.files import Sum
 from rekindle.driver.manifest import Layer, Manifest
 
-ALWAYS_BYTES = 64 * 1024**2
+ALWAYS_BYTES = 16 * 1024**2  #: a millisecond each MiB, on the other core while the VMM starts
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
