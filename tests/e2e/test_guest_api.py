@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.cloud import Cloud, Vm
 from tests.waiting import until
 
+NO_EGRESS = "arn:aws:lambda:us-east-1:aws:network-connector:aws-network-connector:NO_EGRESS"
 SAY = """
 import http.client, json
 def say(method, path="", body=None, **headers):
@@ -28,9 +29,11 @@ def said(vm: Vm, call: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture
-def speaking(vm_running: Vm) -> Vm:
-    vm_running.snippet(SAY)
-    return vm_running
+def speaking(launch: Callable[..., Vm]) -> Vm:
+    """Without a way out: the API is inside."""
+    vm = launch(egressNetworkConnectors=[NO_EGRESS])
+    vm.snippet(SAY)
+    return vm
 
 
 def events(cloud: Cloud, vm: Vm) -> list[tuple[str, str]]:
