@@ -118,18 +118,28 @@ func TestAQuietRequestIsHeldWhileItsVMMayYetRun(t *testing.T) {
 
 func TestAQuietRequestThatSleepOvertakesIsToldSo(t *testing.T) {
 	m := startRelay(t).running("vm-1", map[string]any{"quiet": []any{map[string]any{"effect": "ignore", "path": "/**", "status": 503}}})
-	began := make(chan struct{})
-	port := app(t, func(_ http.ResponseWriter, r *http.Request) {
-		close(began)
-		<-r.Context().Done()
-	})
-	answer := m.inBackground(port)
-	<-began
-	m.state("held")
-	m.disconnect()
-	m.state("suspended")
-	if got := <-answer; !strings.HasPrefix(got, "503The microVM is suspended") {
-		t.Error(got)
+	for name, says := range map[string]func(w http.ResponseWriter){
+		"nothing yet": func(http.ResponseWriter) {},
+		"its head only": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", "5")
+			http.NewResponseController(w).Flush()
+		},
+	} {
+		began := make(chan struct{})
+		port := app(t, func(w http.ResponseWriter, r *http.Request) {
+			says(w)
+			close(began)
+			<-r.Context().Done()
+		})
+		answer := m.inBackground(port)
+		<-began
+		m.state("held")
+		m.disconnect()
+		m.state("suspended")
+		if got := <-answer; !strings.HasPrefix(got, "503The microVM is suspended") {
+			t.Errorf("%s: %s", name, got)
+		}
+		m.wakes()
 	}
 }
 

@@ -220,7 +220,10 @@ func (e *exchange) reply(response *http.Response) {
 	body := bufio.NewReader(response.Body)
 	if waits {
 		if _, err := body.Peek(1); err != nil && err != io.EOF {
-			notForwarded.write(e.w, e.id)
+			if e.quiet() && endedWith(e.session, err) {
+				err = vm.ErrQuiet
+			}
+			e.answerFor(err).write(e.w, e.id)
 			return
 		}
 	}
