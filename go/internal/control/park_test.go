@@ -24,12 +24,19 @@ type socketApp struct {
 	offered  chan string // Sec-WebSocket-Extensions of each handshake
 	protocol string
 	refuse   atomic.Bool
+	before   func() // called with each handshake
 }
 
 func startSocketApp(t testing.TB) *socketApp {
 	a := &socketApp{conns: make(chan net.Conn, 16), offered: make(chan string, 16)}
 	a.port = app(t, func(w http.ResponseWriter, r *http.Request) {
 		a.offered <- r.Header.Get("Sec-Websocket-Extensions") + r.Header.Get("X-Aws-Proxy-Auth")
+		if a.before != nil {
+			a.before()
+			if r.Context().Err() != nil {
+				return
+			}
+		}
 		if a.refuse.Load() {
 			w.WriteHeader(http.StatusNotFound)
 			return
@@ -378,4 +385,25 @@ func TestAParkedWebSocketThatMayNotWakeIsTold(t *testing.T) {
 	page.expect(10, "x")
 	page.send(1, "hello?")
 	page.ended(1013)
+}
+
+func TestAHandshakeThatSleepOvertakesIsRepeated(t *testing.T) {
+	m := parks(t, 0).running("vm-1", quietRules())
+	app := startSocketApp(t)
+	began, slow := make(chan struct{}, 2), make(chan struct{})
+	app.before = func() {
+		began <- struct{}{}
+		<-slow
+	}
+	opened := make(chan *page)
+	go func() { opened <- m.page(app) }()
+	<-began
+	m.fallsAsleep()
+	m.wakes()
+	<-began
+	close(slow)
+	page := <-opened
+	page.expect(1, "hello 1")
+	page.send(1, "x")
+	page.expect(1, "x")
 }

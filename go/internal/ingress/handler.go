@@ -97,7 +97,9 @@ func (e *exchange) forward() (*http.Response, error) {
 		if e.quiet() {
 			return nil, vm.ErrQuiet // the VM goes to sleep: nobody need know how far it came
 		}
-		if !e.repeatable() {
+		if e.parks() {
+			deadline = time.Now().Add(e.hold) // a handshake may be repeated, as it is after each sleep
+		} else if !e.repeatable() {
 			return nil, err
 		}
 	}
