@@ -101,7 +101,7 @@ class Service:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        if self.child is None:
+        if self.child is None or self.child.poll() is not None:  # it never came up: the reason is told already
             return
         subprocess.run([REKINDLE, "--state", self.state, "down"], check=True, stdout=subprocess.DEVNULL)
         self.child.wait(timeout=60)
