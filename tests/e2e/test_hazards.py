@@ -175,3 +175,27 @@ def test_timers_go_on_and_those_that_want_to_know_hear_of_the_jump(slept: tuple[
 def test_a_vm_keeps_its_identity_over_a_sleep(slept: tuple[Facts, Facts]) -> None:
     for name in ("hostname", "machine_id", "boot_id", "old_uuid", "locked", "listener", "tickets"):
         assert equal(slept, name), name
+
+
+NODE = """FROM rekindle/debian:13
+RUN apt-get update && apt-get install --yes --no-install-recommends nodejs && rm -rf /var/lib/apt/lists/*
+COPY node.js /
+CMD ["node", "/node.js"]
+"""
+
+
+@pytest.mark.long
+def test_node_agrees_but_for_what_it_reads_from_the_kernel(cloud: Cloud) -> None:
+    files = {"Dockerfile": NODE.encode(), "node.js": (FOLDER / "node.js").read_bytes()}
+    ready = {"port": 9000, "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 300}}
+    arn = cloud.create_image("node", files, hooks=ready)
+    build = cloud.settled(arn, 600)
+    assert build["buildState"] == "SUCCESSFUL", f"{build['stateReason']}\n{cloud.build_log(arn)}"
+    vms = [cloud.run(arn, idlePolicy=IDLE) for _ in range(2)]
+    one, two = (vm.get("/") for vm in vms)
+    for vm in vms:
+        vm.terminate()
+    cloud.cli("image", "rm", arn)
+    assert one["crypto"] == two["crypto"]
+    assert one["math"] == two["math"]
+    assert one["kernel"] != two["kernel"]

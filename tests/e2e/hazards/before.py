@@ -134,6 +134,7 @@ def facts():
 
 
 heard = []
+first_line("/proc/sys/kernel/random/boot_id")  # the kernel's own is made when it is read first, and common from then on
 old_uuid = str(uuid.uuid4())
 for draw in (random.random, secrets.token_hex, lambda: ssl.RAND_bytes(16), lambda: os.urandom(16)):
     draw()  # all generators are in use
