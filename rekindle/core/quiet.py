@@ -5,6 +5,7 @@ A rule is one line, `EFFECT METHODS PATH[?QUERY] [STATUS]`, for example `ignore 
 * `ignore`: no activity; while the VM sleeps it is answered with STATUS (503) and `Retry-After`, and does not wake it.
 * `wake`: no activity, but it wakes the VM.
 * `park` (a WebSocket; METHODS is left out): the connection outlives the VM's sleep; only its messages are activity.
+* `listen`: as `park`, but only the client's messages are activity; what the app says may be lost in a sleep.
 
 METHODS is `*` or names with commas between them; `WEBSOCKET` is a handshake, which `*` does not mean. In PATH `*`
 stands for any text within one segment, `**` at its end for any segments; in QUERY one `*` stands for any text. The
@@ -20,7 +21,8 @@ from functools import cache
 from rekindle.core.errors import Invalid
 
 WEBSOCKET = "WEBSOCKET"
-EFFECTS = ("ignore", "wake", "park")
+PARKING = ("park", "listen")
+EFFECTS = ("ignore", "wake", *PARKING)
 MOST = 128  #: rules of one microVM
 LONGEST = 256  #: bytes of a path or query
 MOST_METHODS = 16
@@ -30,7 +32,7 @@ _TEXT = re.compile(r"[!-~]+")
 
 #: What a page of JupyterLab 4 sends by itself. Its polls of running things get 429, for at 503 it shows a dialog.
 #: A save is asked for by a timer, and must not fail: it wakes. The file browser asks for `content=1&hash=0` without a
-#: type; opening a file names one.
+#: type; opening a file names one. The server tells the events' WebSocket of each of these polls.
 JUPYTERLAB = (
     "ignore GET /api/kernels 429",
     "ignore GET /api/sessions 429",
@@ -46,7 +48,7 @@ JUPYTERLAB = (
     "wake GET /api/kernels/*",
     "park /api/kernels/*/channels",
     "park /terminals/websocket/*",
-    "park /api/events/subscribe",
+    "listen /api/events/subscribe",
 )
 SETS = {"jupyterlab": JUPYTERLAB}
 
@@ -90,10 +92,11 @@ def parse(line: str) -> Rule:
     effect, *words = line.split() or [""]
     if effect not in EFFECTS:
         raise _bad(line, f"it must begin with one of: {', '.join(EFFECTS)}")
-    if effect == "park":
+    if effect in PARKING:
         words.insert(0, WEBSOCKET)
     if len(words) != 2 and not (effect == "ignore" and len(words) == 3):
-        raise _bad(line, "it must read EFFECT METHODS PATH[?QUERY] [STATUS]; park has no METHODS, only ignore a STATUS")
+        form = "EFFECT METHODS PATH[?QUERY] [STATUS]; park and listen have no METHODS, only ignore has a STATUS"
+        raise _bad(line, f"it must read {form}")
     path, _, query = words[1].partition("?")
     return Rule(
         effect=effect,

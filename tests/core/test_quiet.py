@@ -24,13 +24,13 @@ def test_a_line_is_a_rule() -> None:
         "status": 503,
     }
     assert quiet.parse("wake PUT /a/**").path == "/a/**"
-    assert quiet.parse("park /chat/*").methods == (quiet.WEBSOCKET,)
+    assert quiet.parse("listen /chat/*").methods == quiet.parse("park /chat/*").methods == (quiet.WEBSOCKET,)
 
 
 @pytest.mark.parametrize(
     ("line", "rule"),
     [
-        ("", "must begin with one of: ignore, wake, park"),
+        ("", "must begin with one of: ignore, wake, park, listen"),
         ("count GET /", "must begin with"),
         ("ignore /healthz", "must read EFFECT METHODS"),
         ("ignore GET / 503 1", "must read EFFECT METHODS"),
@@ -47,7 +47,7 @@ def test_a_line_is_a_rule() -> None:
         ("ignore GET /a 4e2", "STATUS must be 400 to 599"),
         ("wake GET /a 503", "must read EFFECT METHODS"),
         ("park GET /a 503", "must read EFFECT METHODS"),
-        ("park GET /a", "park has no METHODS"),
+        ("park GET /a", "park and listen have no METHODS"),
         ("park", "must read EFFECT METHODS"),
     ],
 )

@@ -130,9 +130,11 @@ type page struct {
 }
 
 // page opens /chat, which a rule of quietRules parks.
-func (m *machine) page(a *socketApp) *page {
+func (m *machine) page(a *socketApp) *page { return m.pageAt(a, "/chat") }
+
+func (m *machine) pageAt(a *socketApp, path string) *page {
 	m.Helper()
-	conn, reader, response := m.handshake(map[string]string{
+	conn, reader, response := m.handshakeAt(path, map[string]string{
 		"X-aws-proxy-auth": m.token(a.port), "X-aws-proxy-port": fmt.Sprint(a.port),
 		"Sec-Websocket-Key": "c2VjcmV0", "Sec-Websocket-Extensions": "permessage-deflate",
 	})
@@ -406,4 +408,23 @@ func TestAHandshakeThatSleepOvertakesIsRepeated(t *testing.T) {
 	page.expect(1, "hello 1")
 	page.send(1, "x")
 	page.expect(1, "x")
+}
+
+func TestWhatAnAppTellsItsListenersIsNoActivity(t *testing.T) {
+	m := parks(t, time.Hour).running("vm-1", quietRules())
+	app := startSocketApp(t)
+	page := m.pageAt(app, "/news")
+	page.expect(1, "hello 1")
+	if last := m.listed()["last_byte_ms"]; last != 0.0 {
+		t.Errorf("last_byte_ms %v", last)
+	}
+	m.fallsAsleep() // what was said this moment is no hindrance
+	eventually(t, "the connection is parked", m.parked)
+	m.wakes()
+	page.expect(1, "hello 2")
+	page.send(1, "x")
+	page.expect(1, "x")
+	if last := m.listed()["last_byte_ms"]; last == 0.0 {
+		t.Error("a message of the client was no activity")
+	}
 }

@@ -16,6 +16,7 @@ func quietRules() map[string]any {
 		map[string]any{"effect": "ignore", "path": "/busy", "query": "lang=*", "status": 429},
 		map[string]any{"effect": "wake", "methods": []string{"PUT"}, "path": "/save/*"},
 		map[string]any{"effect": "park", "methods": []string{"WEBSOCKET"}, "path": "/chat"},
+		map[string]any{"effect": "listen", "methods": []string{"WEBSOCKET"}, "path": "/news"},
 	}}
 }
 

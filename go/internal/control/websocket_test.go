@@ -36,12 +36,17 @@ func upgradeApp(t *testing.T, selected string) int {
 // handshake upgrades a connection of its own.
 func (m *machine) handshake(header map[string]string) (*tls.Conn, *bufio.Reader, *http.Response) {
 	m.Helper()
+	return m.handshakeAt("/chat", header)
+}
+
+func (m *machine) handshakeAt(path string, header map[string]string) (*tls.Conn, *bufio.Reader, *http.Response) {
+	m.Helper()
 	conn, err := tls.Dial("tcp", fmt.Sprintf("localhost:%d", m.port), &tls.Config{RootCAs: m.roots})
 	if err != nil {
 		m.Fatal(err)
 	}
 	m.Cleanup(func() { conn.Close() })
-	request, _ := http.NewRequest("GET", m.url("/chat"), nil)
+	request, _ := http.NewRequest("GET", m.url(path), nil)
 	request.Header.Set("Connection", "keep-alive, Upgrade")
 	request.Header.Set("Upgrade", "websocket")
 	for name, value := range header {

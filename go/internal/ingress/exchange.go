@@ -43,7 +43,7 @@ func (e *exchange) repeatable() bool { return !e.sent.Load() && !e.body.used.Loa
 func (e *exchange) quiet() bool { return e.rule != nil && e.rule.Effect == quiet.Ignore }
 
 // parks tells whether the request opens a WebSocket that outlives sleep.
-func (e *exchange) parks() bool { return e.rule != nil && e.rule.Effect == quiet.Park }
+func (e *exchange) parks() bool { return e.rule != nil && e.rule.Effect.Parks() }
 
 // touch notes activity: something of this exchange has passed.
 func (e *exchange) touch() {

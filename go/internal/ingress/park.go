@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rekindle/internal/quiet"
 	"rekindle/internal/vm"
 	"rekindle/internal/wsframe"
 )
@@ -177,15 +178,13 @@ func (p *parking) passFrom(app *appSide) error {
 		if err := app.from.Next(&frame); err != nil {
 			return err
 		}
-		touch := p.note
+		touch := func() {}
 		switch {
 		case frame.Opcode == wsframe.Close:
 			p.closing.Store(true)
-			touch = func() {}
-		case frame.Opcode.Control():
-			touch = func() {}
-		default:
-			p.note()
+		case !frame.Opcode.Control() && p.e.rule.Effect != quiet.Listen:
+			touch = p.note
+			touch() // a message may be empty
 		}
 		if err := p.passOne(app, &frame, touch); err != nil {
 			return err

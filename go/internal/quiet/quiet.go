@@ -16,7 +16,11 @@ const (
 	Ignore Effect = "ignore" // no activity; while the VM sleeps it is refused
 	Wake   Effect = "wake"   // no activity, but it wakes
 	Park   Effect = "park"   // a WebSocket that outlives sleep: only messages are activity and wake; opening one is as Wake
+	Listen Effect = "listen" // as Park, but what the app says is no activity, and may be lost in a sleep
 )
+
+// Parks tells whether a rule with this effect is about WebSockets that outlive sleep.
+func (e Effect) Parks() bool { return e == Park || e == Listen }
 
 // WebSocket stands for the method of a handshake: no other rule than one that names it is about handshakes.
 const WebSocket = "WEBSOCKET"
@@ -57,10 +61,10 @@ func (rules Rules) Check() error {
 func (r *Rule) check() error {
 	handshakes := len(r.Methods) == 1 && r.Methods[0] == WebSocket
 	switch {
-	case r.Effect != Ignore && r.Effect != Wake && r.Effect != Park:
-		return fmt.Errorf("effect must be ignore, wake or park, not %q", r.Effect)
-	case r.Effect == Park && !handshakes:
-		return fmt.Errorf("methods of a park rule must be %s alone", WebSocket)
+	case r.Effect != Ignore && r.Effect != Wake && !r.Effect.Parks():
+		return fmt.Errorf("effect must be ignore, wake, park or listen, not %q", r.Effect)
+	case r.Effect.Parks() && !handshakes:
+		return fmt.Errorf("methods of a %s rule must be %s alone", r.Effect, WebSocket)
 	case len(r.Methods) > maxMethods:
 		return fmt.Errorf("methods must be at most %d", maxMethods)
 	case !strings.HasPrefix(r.Path, "/") || len(r.Path) > maxPattern:
