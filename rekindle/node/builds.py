@@ -130,8 +130,16 @@ async def _make(shop: Workshop, version: Version, build_id: str, log: BuildLog) 
             raise
         log(f"SUCCESSFUL memory {snapshot.memory_bytes} bytes, disk {snapshot.disk_bytes} bytes")
     finally:
-        await threads.finish(remove_tree, making)
-        await threads.finish(remove_tree, work)
+        for left in (making, work):
+            await _cleared(left)
+
+
+async def _cleared(folder: Path) -> None:
+    """How the build ended does not depend on it, nor what else is to be removed; the next start sweeps."""
+    try:
+        await threads.finish(remove_tree, folder)
+    except OSError as err:
+        LOG.error("%s stays until the next start: %s", folder.name, err)
 
 
 async def _build(shop: Workshop, version: Version, work: Path, out: Path, log: BuildLog) -> build.Built:

@@ -44,6 +44,7 @@ class ImageLife:
     name: str = field(default_factory=lambda: f"fault-{next(_names)}")
     struck: dict[str, Sequence[Strike]] = field(default_factory=dict)
     met: dict[str, set[int]] = field(default_factory=dict)
+    _fails: bool = False
 
     @property
     def arn(self) -> str:
@@ -51,7 +52,11 @@ class ImageLife:
 
     def live(self, baking: Sequence[Strike] = (), removing: Sequence[Strike] = ()) -> None:
         """Raises AssertionError saying what was not survived."""
+        self._fails = any(one.fault in (Fault.FULL, Fault.BROKEN) for one in baking)
         self._struck(self.bake, baking, self._create, self._built)
+        if self._fails:
+            self.rig.stop()
+            self.rig.start()
         state = self._state()
         self._ended(state, self.struck.get(self.bake, ()))
         if state == "SUCCESSFUL":
@@ -82,7 +87,14 @@ class ImageLife:
     def _built(self) -> bool:
         self.rig.remember()
         state = self._state()
-        return state is not None and state not in _BUILDING and not any((self.rig.state / "builds").iterdir())
+        if state is None or state in _BUILDING:
+            return False
+        return self._may_leave_folders or not any((self.rig.state / "builds").iterdir())
+
+    @property
+    def _may_leave_folders(self) -> bool:
+        """A folder that cannot be removed is swept at the next start."""
+        return self._fails and self.rig.board.struck > 0
 
     def _ended(self, state: str | None, did: Sequence[Strike]) -> None:
         harmless = all(one.fault.ends_service for one in did)
