@@ -127,23 +127,25 @@ def harmed(file: Path, harm: Callable[[Path, Path], None], another: Path) -> Ite
         aside.replace(file)
 
 
-def refusals(vm: Vm) -> list[str]:
+def refusal(vm: Vm) -> tuple[int, str]:
+    """When a resume failed last, and why; the story shows its newest events only."""
     events = vm.cloud.inspect(vm.id)["events"]
-    return [str(event["why"]) for event in events if event["what"] == "why the resume failed"]
+    told = [(event["at_ms"], str(event["why"])) for event in events if event["what"] == "why the resume failed"]
+    return max(told, default=(0, ""))
 
 
 def is_refused(sleepers: Sleepers, name: str, harm: Callable[[Path, Path], None]) -> None:
     vm, file = sleepers.vm, sleepers.file(name)
     another = own_file(sleepers.other, name) if name in OWN else file
-    before = len(refusals(vm))
+    before = refusal(vm)
     with harmed(file, harm, another):
         with vm.http() as session:
             assert session.get("/state").status_code == 502, f"{name} {harm.__name__}: it was answered"
         until(lambda: vm.cloud.inspect(vm.id)["phase"] == "SUSPENDED", 20, "it sleeps on")
-        told = refusals(vm)
-        assert len(told) > before
+        told = refusal(vm)
+        assert told > before
         wanted = file.parent if file.suffix == ".json" else file
-        assert str(wanted) in told[-1], f"{name} {harm.__name__}: {told[-1]}"
+        assert str(wanted) in told[1], f"{name} {harm.__name__}: {told[1]}"
         assert start.recorded(vm.home) is None, "nothing of the attempt is left running"
 
 
