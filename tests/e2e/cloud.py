@@ -275,13 +275,6 @@ class Vm:
         return token
 
     def http(self, **headers: str) -> httpx.Client:
-        return self._http(headers, keep_s=5)
-
-    def steady_http(self) -> httpx.Client:
-        """A client that never gives up an idle connection by itself."""
-        return self._http({}, keep_s=None)
-
-    def _http(self, headers: Mapping[str, str], keep_s: float | None) -> httpx.Client:
         if not self.headers:
             self.headers = self.token()
         tls = ssl.create_default_context(cafile=self.cloud.env()["REKINDLE_CA"])
