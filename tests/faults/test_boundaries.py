@@ -14,7 +14,7 @@ from tests.faults.images import ImageCampaign
 from tests.faults.rig import Rig
 from tests.faults.unreached import UNREACHED
 
-SAMPLE_LIVES = 3
+SAMPLE_LIVES = 2
 
 
 def test_boundaries_are_found_where_they_are(tmp_path: Path) -> None:

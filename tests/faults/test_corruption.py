@@ -24,7 +24,7 @@ from tests.e2e.conftest import IDLE, PAYLOAD
 from tests.faults.rig import Rig, reply
 from tests.waiting import until
 
-SAMPLE = 6
+SAMPLE = 3
 DISK = "disk"  #: the layer that is left when a sleep has been tidied, whatever it is called
 OWN = ("manifest.json", "delta", "state", DISK)
 IMAGE = ("snapshot/manifest.json", "snapshot/ram", "snapshot/state", "snapshot/disk.raw", "root.erofs")
