@@ -41,7 +41,8 @@ def main() -> int:
             return 1
         code = subprocess.run([sys.executable, "-m", "examples.demo", "--state", str(STATE)], check=False).returncode
         if code != 0:
-            say(_log()[-4000:])
+            say("\n".join([line for line in _log().splitlines() if "rekindle.api" not in line][-60:]))
+            subprocess.run([REKINDLE, "--state", str(STATE), "events"], check=False)
         return code
     finally:
         subprocess.run([REKINDLE, "--state", str(STATE), "down"], check=False)
