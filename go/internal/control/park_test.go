@@ -392,18 +392,20 @@ func TestAParkedWebSocketThatMayNotWakeIsTold(t *testing.T) {
 func TestAHandshakeThatSleepOvertakesIsRepeated(t *testing.T) {
 	m := parks(t, 0).running("vm-1", quietRules())
 	app := startSocketApp(t)
-	began, slow := make(chan struct{}, 2), make(chan struct{})
+	began, asleep := make(chan struct{}, 2), make(chan struct{})
+	defer close(asleep)
+	var handshakes atomic.Int32
 	app.before = func() {
 		began <- struct{}{}
-		<-slow
+		if handshakes.Add(1) == 1 {
+			<-asleep // the first one is never answered
+		}
 	}
 	opened := make(chan *page)
 	go func() { opened <- m.page(app) }()
 	<-began
 	m.fallsAsleep()
 	m.wakes()
-	<-began
-	close(slow)
 	page := <-opened
 	page.expect(1, "hello 1")
 	page.send(1, "x")
