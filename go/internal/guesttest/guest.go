@@ -137,14 +137,23 @@ func (g *Guest) serveIn(conn net.Conn) {
 	io.Copy(io.Discard, conn) // the port stays open until the host closes it
 }
 
-// EndSession ends the session of *in* in good order and leaves the socket open.
+// EndSession ends the session of *in* in good order and leaves the socket open. There must be one, or one that is about to begin.
 func (g *Guest) EndSession() {
+	for !g.inSession() { // the host sees the answer to its sync before the guest goes on
+		time.Sleep(time.Millisecond)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, session := range g.sessions {
 		session.Shutdown(context.Background())
 	}
 	g.sessions = nil
+}
+
+func (g *Guest) inSession() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.sessions) > 0
 }
 
 func (g *Guest) answer(w http.ResponseWriter, r *http.Request) {
