@@ -33,10 +33,15 @@ class Works:
         self._at = at
         self._store = store
         self._baked_of = baked
+        self._unsure = True  #: an earlier work may have been cut off, by an earlier service too
 
     async def do(self, work: Work, vm: MicroVM) -> None:
         doing = {Work.START: self._start, Work.RESUME: self._resume, Work.SUSPEND: self._suspend, Work.STOP: self._stop}
+        if work is Work.SUSPEND and self._unsure:
+            await self._at.relay.disconnect(vm.id)  # a guest that was asked to freeze has ended its session perhaps
+        self._unsure = True
         await doing[work](vm)
+        self._unsure = False
 
     async def _start(self, vm: MicroVM) -> None:
         try:

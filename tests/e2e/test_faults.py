@@ -150,6 +150,20 @@ def test_many_kills_at_any_moment_lose_nothing(launch: Callable[..., Vm], rng: r
 # -- the user's own doing --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
+def test_a_service_killed_while_its_guest_freezes_suspends_all_the_same(launch: Callable[..., Vm]) -> None:
+    """The guest holds back all it says from its last answer on, which nobody hears; every 3 ms of a suspend once."""
+    vm = launch()
+    vm.snippet("kept = 'still here'")
+    for moment_ms in range(20, 140, 3):
+        vm.cloud.client().suspend_microvm(microvmIdentifier=vm.id)
+        a_moment(moment_ms / 1000)
+        vm.cloud.kill()
+        vm.cloud.start()
+        until(lambda: phase(vm) == "SUSPENDED", 20, f"it sleeps after a kill at {moment_ms} ms")
+        assert reply(vm, "kept") == "'still here'"
+
+
 @pytest.mark.parametrize("work", ["start", "suspend", "resume"])
 def test_a_terminate_at_any_moment_leaves_nothing(launch: Callable[..., Vm], rng: random.Random, work: str) -> None:
     """Whatever is under way. (That nothing is left is the leak check's word.)"""

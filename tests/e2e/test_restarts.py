@@ -169,6 +169,7 @@ def test_after_a_restart_of_the_host_sleepers_wake_and_what_ran_is_told(
     assert told.splitlines()[-2].endswith("SUSPENDED -> RESUMING (by request): a request waits")
 
 
+@pytest.mark.long
 def test_the_doctor_finds_what_has_lost_its_record_and_cleans_it(
     launch: Callable[..., Vm], cloud: Cloud, image: str
 ) -> None:

@@ -21,11 +21,15 @@ def relay_life(folder: Path, end: signal.Signals) -> int:
         stderr=subprocess.DEVNULL,
     )
     assert relay.stdout is not None
-    with relay.stdout:
-        assert relay.stdout.readline() == b"listening\n"
-    until(lambda: "relay listens" in (folder / "relay.log").read_text(), 10, "its first record is there")
-    relay.send_signal(end)
-    return relay.wait(timeout=10)
+    log = folder / "relay.log"
+    try:
+        with relay.stdout:
+            assert relay.stdout.readline() == b"listening\n"
+        until(lambda: log.exists() and "relay listens" in log.read_text(), 10, "its first record is there")
+    finally:
+        relay.send_signal(end)
+        status = relay.wait(timeout=10)
+    return status
 
 
 def test_the_relays_log_goes_on_over_its_lives_and_is_moved_aside_when_full(tmp_path: Path) -> None:

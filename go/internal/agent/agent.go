@@ -38,9 +38,11 @@ type Agent struct {
 	own     boot.Listeners // what listens in the guest without an application
 	// frozen is true from a freeze until the next thaw: nothing but that thaw is served
 	frozen atomic.Bool
-	// held are the application's groups that a freeze has stopped; only a freeze or a thaw touches them, and the host asks for one at a time
+	// turning is held by a freeze or a thaw: the host asks for one at a time, but one that it has given up may still be under way
+	turning sync.Mutex
+	// held are the application's groups that a freeze has stopped; needs turning
 	held []string
-	// generation is what the application was told of its last thaw; only a thaw touches it
+	// generation is what the application was told of its last thaw; needs turning
 	generation container.Generation
 
 	output     *logring.Ring

@@ -28,6 +28,8 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &request) {
 		return
 	}
+	a.turning.Lock()
+	defer a.turning.Unlock()
 	a.desk.Following()
 	var answer freezeAnswer
 	if err := a.letGo(); err != nil { // an earlier freeze that nobody has followed up
@@ -103,6 +105,8 @@ func (a *Agent) thaw(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &request) {
 		return
 	}
+	a.turning.Lock()
+	defer a.turning.Unlock()
 	var answer thawAnswer
 	if err := a.renew(request, received, &answer); err != nil {
 		fail(w, http.StatusInternalServerError, err)
