@@ -128,9 +128,13 @@ func (g *Guest) serveIn(conn net.Conn) {
 		return
 	}
 	server := channel.NewServer(http.HandlerFunc(g.answer))
-	g.mu.Lock()
-	g.sessions = append(g.sessions, server)
-	g.mu.Unlock()
+	server.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateActive { // a server that is shut down before never begins
+			g.mu.Lock()
+			g.sessions = append(g.sessions, server)
+			g.mu.Unlock()
+		}
+	}
 	session := newSession(conn)
 	server.Serve(session)
 	conn.SetReadDeadline(time.Time{})
