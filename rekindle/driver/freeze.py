@@ -72,7 +72,7 @@ def seal(whole: Manifest, into: Path) -> Snapshot:
     """Make the snapshot whole, for good, and measure it: the manifest is renamed in when all that it names is durable,
     and the way to it (the machine folder may be new as well) is durable when this returns."""
     whole.write(into)
-    for folder in (into.parent, into.parent.parent, into.parent.parent.parent)[: 3 if whole.kind == manifest.VM else 1]:
+    for folder in into.parents[: 3 if whole.kind == manifest.VM else 1]:
         files.sync(folder)
     memory = files.allocated_bytes(into / ("ram" if whole.kind == manifest.IMAGE else "delta"))
     disks = ["disk.raw"] if whole.kind == manifest.IMAGE else [layer.file for layer in whole.disks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from rekindle.core.errors import MachineError
@@ -12,6 +13,7 @@ MEASURE_S = 20.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+@cache
 def boot_id() -> str:
     """A new one for every start of this machine; containers of it share one."""
     return _BOOT_ID.read_text().strip()

@@ -108,7 +108,7 @@ def read(folder: Path) -> Manifest:
         raise SnapshotMismatch(f"{path} is not JSON") from err
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise SnapshotMismatch(f"{path} has not snapshot format {FORMAT}")
-    if set(values) - _MEMBERS or values.get("digest", _digest_of(values)) != _digest_of(values):
+    if set(values) - _MEMBERS or ("digest" in values and values["digest"] != _digest_of(values)):
         raise damaged(path)  # one without a digest was made before they had any
     try:
         return _from(values)

@@ -11,28 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from functools import cache
 from pathlib import Path
 
 from rekindle import threads
 from rekindle.core.errors import SnapshotMismatch
 from rekindle.driver import files, manifest
 from rekindle.driver.files import Sum
+from rekindle.driver.host import boot_id
 from rekindle.driver.manifest import Layer, Manifest
 
 ALWAYS_BYTES = 16 * 1024**2  #: a millisecond each MiB, on the other core while the VMM starts
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-@cache
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()
 
 
 def seen(path: Path) -> str:
     """Names a file as it is now, in this boot. Not by its change time, which every link and chown moves."""
     stat = path.stat()
-    return f"{_boot_id()} {stat.st_dev}:{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+    return f"{boot_id()} {stat.st_dev}:{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def summed(folder: Path, file: str, stop: threading.Event | None = None) -> Layer:

@@ -123,15 +123,7 @@ class _Machine:
             now_ns=self._oven.clock() * 1_000_000,
             seed=os.urandom(SEED_BYTES),
         )
-        thawed = await guest.thaw(
-            entropy=asked.seed,
-            now_ns=asked.now_ns,
-            hostname=asked.hostname,
-            machine_id=asked.machine_id,
-            first=True,
-            hook=None,
-        )
-        confirm.check(who, asked, thawed)
+        await confirm.thaw(guest, who, asked, first=True)
 
     async def freeze(self, into: Path) -> Snapshot:
         """Trim, close the channel, and write the snapshot of this stop."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rekindle.core.errors import GuestError
-from rekindle.guest.client import Thawed
+from rekindle.guest.client import Guest, HookCall, Thawed
 
 CLOCK_SLACK_S = 1.0
 #: What `image.json` says of an agent that confirms all of this. Older ones confirm the seed alone.
@@ -28,6 +29,30 @@ class Asked:
     now_ns: int
     seed: bytes | None
     at_s: float = field(default_factory=time.monotonic)
+
+
+async def thaw(
+    guest: Guest,
+    who: str,
+    asked: Asked,
+    *,
+    first: bool,
+    hook: HookCall | None = None,
+    about: Mapping[str, object] | None = None,
+    all_of_it: bool = True,
+) -> Thawed:
+    """Thaw `guest` as asked, and return what it said. Raises GuestError as `check` does."""
+    thawed = await guest.thaw(
+        entropy=asked.seed,
+        now_ns=asked.now_ns,
+        hostname=asked.hostname,
+        machine_id=asked.machine_id,
+        first=first,
+        hook=hook,
+        about=about,
+    )
+    check(who, asked, thawed, all_of_it=all_of_it)
+    return thawed
 
 
 def check(who: str, asked: Asked, thawed: Thawed, *, all_of_it: bool = True) -> None:

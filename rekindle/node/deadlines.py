@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rekindle.core.errors import GuestError
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import GUEST, SERVICE, IdlePolicy, MicroVM
-from rekindle.guest.client import RelayGone, Wishes
+from rekindle.guest.client import Wishes
 from rekindle.node.gauge import Gauge
 from rekindle.node.perform import Hands
 from rekindle.store.db import Store
@@ -106,8 +106,6 @@ class Deadlines:
             return
         try:
             lease = (await self._at.relay.guest(vm.id).wishes()).lease
-        except RelayGone:
-            raise
         except GuestError as err:
             LOG.info("%s: %s", vm.id, err.message)
             return

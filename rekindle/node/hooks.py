@@ -9,7 +9,7 @@ import uuid
 from rekindle.core.errors import AppEnded, BuildFailed, GuestError, HookFailed
 from rekindle.core.image import Hook, Hooks, Version
 from rekindle.core.microvm import MicroVM
-from rekindle.guest.client import AppEnd, Guest, HookCall, HookResult, RelayGone
+from rekindle.guest.client import AppEnd, Guest, HookCall, HookResult
 from rekindle.rest import rest
 
 _BUILD_USER_AGENT = "rekindle"
@@ -59,8 +59,6 @@ async def _end_of(guest: Guest) -> AppEnd | None:
     try:
         async with asyncio.timeout(END_S):
             return await guest.wait()
-    except RelayGone:
-        raise
     except (GuestError, TimeoutError):
         return None
 

@@ -157,17 +157,11 @@ async def _thaw(at: Hands, vm: MicroVM, hook: HookCall | None, baked: Baked, *, 
         now_ns=at.clock() * 1_000_000,
         seed=os.urandom(SEED_BYTES) if at.host.config.machine.seed_after_restore else None,
     )
-    thawed = await at.relay.guest(vm.id).thaw(
-        entropy=asked.seed,
-        now_ns=asked.now_ns,
-        hostname=asked.hostname,
-        machine_id=asked.machine_id,
-        first=first,
-        hook=hook,
-        about=about(at.host, vm),
+    guest = at.relay.guest(vm.id)
+    thawed = await confirm.thaw(
+        guest, vm.id, asked, first=first, hook=hook, about=about(at.host, vm), all_of_it=baked.confirms
     )
-    confirm.check(vm.id, asked, thawed, all_of_it=baked.confirms)
-    await hooks.check(at.relay.guest(vm.id), vm.id, hook, thawed.hook)
+    await hooks.check(guest, vm.id, hook, thawed.hook)
 
 
 async def _freeze(at: Hands, vm: MicroVM, handle: Handle, hook: HookCall | None) -> None:

@@ -41,13 +41,17 @@ async def try_again(home: Path, memory_mib: int) -> None:
 def _set_aside(home: Path, memory_mib: int) -> None:
     try:
         home.mkdir(mode=0o700, exist_ok=True)
-        needed = 0 if (home / reserve.FOLDER).is_dir() else reserve.delta_bytes(memory_mib * MIB) + reserve.SLACK_BYTES
-        space = os.statvfs(home)
-        if space.f_bavail * space.f_frsize < needed + FREE_BYTES * bool(needed):
+        if not (home / reserve.FOLDER).is_dir() and not _has_room(home, memory_mib):
             raise _none(memory_mib)
         reserve.make(home, memory_mib * MIB)
     except OSError as err:
         raise _none(memory_mib) from err
+
+
+def _has_room(home: Path, memory_mib: int) -> bool:
+    space = os.statvfs(home)
+    needed = reserve.delta_bytes(memory_mib * MIB) + reserve.SLACK_BYTES + FREE_BYTES
+    return space.f_bavail * space.f_frsize >= needed
 
 
 def _none(memory_mib: int) -> NoCapacity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -247,6 +248,14 @@ class Cloud:
         )
         return build
 
+    def built(self, arn: str, within_s: float = 300) -> str:
+        """The same ARN, once the image's only build has succeeded."""
+        build = self.settled(arn, within_s)
+        assert build["buildState"] == "SUCCESSFUL", (
+            f"{build['stateReason']}\n{self.build_log(arn)}\n{self.log()[-3000:]}"
+        )
+        return arn
+
     def build_log(self, arn: str) -> str:
         return self.cli("image", "logs", arn).stdout
 
@@ -315,6 +324,17 @@ class Vm:
     @property
     def home(self) -> Path:
         return self.cloud.state / "vms" / self.id
+
+
+def reply(vm: Vm, source: str) -> str:
+    """A snippet's value, asked until the endpoint is there. For snippets that may run twice."""
+
+    def once() -> str | None:
+        with contextlib.suppress(httpx.HTTPError):
+            return vm.snippet(source)
+        return None
+
+    return until(once, 40, f"{vm.id} answers") or ""
 
 
 def zip_of(files: Mapping[str, bytes]) -> bytes:

@@ -41,20 +41,14 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, tools_dir: Path) -> Iterator
 @pytest.fixture(scope="session")
 def image(cloud: Cloud) -> str:
     """The example interpreter, baked once."""
-    arn = cloud.create_image("interpreter", interpreter_files(), hooks=HOOKS)
-    build = cloud.settled(arn)
-    assert build["buildState"] == "SUCCESSFUL", f"{build['stateReason']}\n{cloud.build_log(arn)}\n{cloud.log()[-3000:]}"
-    return arn
+    return cloud.built(cloud.create_image("interpreter", interpreter_files(), hooks=HOOKS))
 
 
 @pytest.fixture(scope="session")
 def plain_image(cloud: Cloud) -> str:
     """The same app without runtime hooks: what a clone costs before anybody has talked to its app."""
     build_hooks = {name: HOOKS[name] for name in ("port", "microvmImageHooks")}
-    arn = cloud.create_image("plain", interpreter_files(), hooks=build_hooks)
-    build = cloud.settled(arn)
-    assert build["buildState"] == "SUCCESSFUL", build["stateReason"]
-    return arn
+    return cloud.built(cloud.create_image("plain", interpreter_files(), hooks=build_hooks))
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from rekindle.driver import start
-from tests.e2e.cloud import Cloud, Vm
+from tests.e2e.cloud import Cloud, Vm, reply
 from tests.e2e.conftest import IDLE
 from tests.waiting import a_moment, until
 
@@ -64,17 +64,6 @@ def rng() -> random.Random:
     seed = int(os.environ.get("FAULT_SEED", random.randrange(2**32)))
     print(f"seed {seed}")
     return random.Random(seed)
-
-
-def reply(vm: Vm, source: str) -> str:
-    """A snippet's value, asked until the endpoint is there. For snippets that may run twice."""
-
-    def once() -> str | None:
-        with contextlib.suppress(httpx.HTTPError):
-            return vm.snippet(source)
-        return None
-
-    return until(once, 40, f"{vm.id} answers") or ""
 
 
 def phase(vm: Vm) -> str:

@@ -51,9 +51,7 @@ def pair(cloud: Cloud, worker: bytes) -> Iterator[tuple[Vm, Vm]]:
     )
     files |= {name: (FOLDER / name).read_bytes() for name in ("before.py", "tickets.py")} | {"worker": worker}
     hooks = {name: HOOKS[name] for name in ("port", "microvmImageHooks")}
-    arn = cloud.create_image("hazards", files, hooks=hooks)
-    build = cloud.settled(arn)
-    assert build["buildState"] == "SUCCESSFUL", f"{build['stateReason']}\n{cloud.build_log(arn)}"
+    arn = cloud.built(cloud.create_image("hazards", files, hooks=hooks))
     made = tuple(cloud.run(arn, idlePolicy=IDLE) for _ in range(2))
     yield made[0], made[1]
     for vm in made:
@@ -188,9 +186,7 @@ CMD ["node", "/node.js"]
 def test_node_agrees_but_for_what_it_reads_from_the_kernel(cloud: Cloud) -> None:
     files = {"Dockerfile": NODE.encode(), "node.js": (FOLDER / "node.js").read_bytes()}
     ready = {"port": 9000, "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 300}}
-    arn = cloud.create_image("node", files, hooks=ready)
-    build = cloud.settled(arn, 600)
-    assert build["buildState"] == "SUCCESSFUL", f"{build['stateReason']}\n{cloud.build_log(arn)}"
+    arn = cloud.built(cloud.create_image("node", files, hooks=ready), 600)
     vms = [cloud.run(arn, idlePolicy=IDLE) for _ in range(2)]
     one, two = (vm.get("/") for vm in vms)
     for vm in vms:

@@ -26,9 +26,7 @@ def lab(tmp_path: Path, tools_dir: Path) -> Iterator[tuple[Cloud, str]]:
         files = {one.name: one.read_bytes() for one in (ROOT / "examples/jupyterlab").iterdir()}
         hooks = {"port": 9000, "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 600}}
         arn = cloud.create_image("jupyterlab", files, resources=[{"minimumMemoryInMiB": 1024}], hooks=hooks)
-        build = cloud.settled(arn, 1800)
-        assert build["buildState"] == "SUCCESSFUL", f"{build['stateReason']}\n{cloud.build_log(arn)[-3000:]}"
-        yield cloud, arn
+        yield cloud, cloud.built(arn, 1800)
     finally:
         cloud.down()
 

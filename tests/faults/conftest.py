@@ -29,10 +29,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory, tools_dir: Path) -> Iterator[R
 
 @pytest.fixture(scope="session")
 def baked(rig: Rig) -> str:
-    arn = rig.create_image("interpreter", interpreter_files(), hooks=HOOKS)
-    build = rig.settled(arn)
-    assert build["buildState"] == "SUCCESSFUL", f"{build['stateReason']}\n{rig.build_log(arn)}"
-    return arn
+    return rig.built(rig.create_image("interpreter", interpreter_files(), hooks=HOOKS))
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 
 import botocore.exceptions
 
-from tests.e2e.cloud import HOOKS, interpreter_files
+from tests.e2e.cloud import HOOKS, interpreter_files, reply
 from tests.faults.board import Fault, Strike
-from tests.faults.rig import Rig, named, reply
+from tests.faults.rig import Rig, named
 
 #: Ways to bake: with all hooks, without any, and an app that ends at once; then two ways in which images go.
 HOOKED, PLAIN, ENDS = BAKES = ("bake", "bake without hooks", "bake of an app that ends")

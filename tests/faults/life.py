@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.e2e.cloud import Vm
+from tests.e2e.cloud import Vm, reply
 from tests.e2e.conftest import IDLE, PAYLOAD
 from tests.faults.board import Fault, Strike
-from tests.faults.rig import Rig, named, reply
+from tests.faults.rig import Rig, named
 from tests.waiting import until
 
 LAUNCH, SUSPEND, RESUME = "launch", "suspend", "resume"

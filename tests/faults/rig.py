@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import botocore.exceptions
-import httpx
 
 from rekindle import unixsock
 from rekindle.driver.process import Identity
@@ -179,17 +178,6 @@ class Rig(Cloud):
             return True
         self.remember()
         return any(one in leak.what for one in self.known)
-
-
-def reply(vm: Vm, source: str) -> str:
-    """A snippet's value, asked until the endpoint is there. For snippets that may run twice."""
-
-    def once() -> str | None:
-        with contextlib.suppress(httpx.HTTPError):
-            return vm.snippet(source)
-        return None
-
-    return until(once, 40, f"{vm.id} answers") or ""
 
 
 def named(boundaries: Sequence[Boundary], strikes: Sequence[Strike]) -> str:

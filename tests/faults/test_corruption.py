@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from rekindle.driver import manifest, start
-from tests.e2e.cloud import Vm
+from tests.e2e.cloud import Vm, reply
 from tests.e2e.conftest import IDLE, PAYLOAD
-from tests.faults.rig import Rig, reply
+from tests.faults.rig import Rig
 from tests.waiting import until
 
 SAMPLE = 3

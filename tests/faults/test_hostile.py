@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from rekindle import vitals
-from tests.e2e.cloud import HOOKS, Vm, interpreter_files
+from tests.e2e.cloud import HOOKS, Vm, interpreter_files, reply
 from tests.e2e.conftest import IDLE
-from tests.faults.rig import Rig, reply
+from tests.faults.rig import Rig
 from tests.waiting import a_moment, until
 
 pytestmark = pytest.mark.long
@@ -48,9 +48,7 @@ def root_image(rig: Rig, baked: str) -> str:
     files = interpreter_files()
     files["Dockerfile"] += b"USER root\n"
     hooks = HOOKS | {"microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 120}}
-    arn = rig.create_image("hostile", files, hooks=hooks, additionalOsCapabilities=["ALL"])
-    assert rig.settled(arn)["buildState"] == "SUCCESSFUL", rig.build_log(arn)
-    return arn
+    return rig.built(rig.create_image("hostile", files, hooks=hooks, additionalOsCapabilities=["ALL"]))
 
 
 @pytest.fixture

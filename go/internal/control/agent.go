@@ -19,6 +19,13 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 		fail(w, http.StatusInternalServerError, err)
 		return
 	}
+	if r.PathValue("rest") == freezePath {
+		defer func() {
+			if r.Context().Err() != nil {
+				target.Disconnect()
+			}
+		}()
+	}
 	response, err := ask(r, target)
 	if err != nil {
 		fail(w, http.StatusServiceUnavailable, err)
@@ -30,7 +37,6 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 	}
 	w.WriteHeader(response.StatusCode)
 	if err := stream(w, response); err != nil {
-		leaveIfFrozen(r, target)
 		panic(http.ErrAbortHandler) // so that the answer does not look whole
 	}
 }
@@ -38,13 +44,6 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 // freezePath is the request that a guest answers with the last bytes of its session. When nobody waits for that answer any more it never
 // comes, and the guest holds back everything else behind it: then only a new session brings it back.
 const freezePath = "v1/freeze"
-
-// leaveIfFrozen is called when the answer to a request could not be handed on.
-func leaveIfFrozen(r *http.Request, target *vm.VM) {
-	if r.PathValue("rest") == freezePath && r.Context().Err() != nil {
-		target.Disconnect()
-	}
-}
 
 func ask(r *http.Request, target *vm.VM) (*http.Response, error) {
 	waiting, cancel := context.WithTimeout(r.Context(), channelTimeout)
@@ -65,11 +64,7 @@ func ask(r *http.Request, target *vm.VM) (*http.Response, error) {
 	if kind := r.Header.Get("Content-Type"); kind != "" {
 		out.Header.Set("Content-Type", kind)
 	}
-	response, err := session.Agent().RoundTrip(out.WithContext(r.Context()))
-	if err != nil {
-		leaveIfFrozen(r, target)
-	}
-	return response, err
+	return session.Agent().RoundTrip(out.WithContext(r.Context()))
 }
 
 func stream(w http.ResponseWriter, response *http.Response) error {
