@@ -6,14 +6,17 @@ Each ends, or goes on, with a reason in words; nothing of it stays, and a neighb
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
 
 from rekindle import vitals
-from tests.e2e.cloud import HOOKS, Vm, interpreter_files, reply
+from tests.e2e.cloud import HOOKS, ROOT, Vm, interpreter_files, reply
 from tests.e2e.conftest import IDLE
 from tests.faults.rig import Rig
 from tests.waiting import a_moment, until
@@ -44,9 +47,22 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def root_image(rig: Rig, baked: str) -> str:
+def liar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """`hostile/liar.go`, a static program."""
+    program = tmp_path_factory.mktemp("liar") / "liar"
+    subprocess.run(
+        [ROOT / ".venv/bin/go", "build", "-o", program, Path(__file__).parent / "hostile/liar.go"],
+        cwd=ROOT / "go",
+        env=os.environ | {"CGO_ENABLED": "0"},
+        check=True,
+    )
+    return program.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def root_image(rig: Rig, baked: str, liar: bytes) -> str:
     files = interpreter_files()
-    files["Dockerfile"] += b"USER root\n"
+    files |= {"Dockerfile": files["Dockerfile"] + b"COPY --chmod=755 liar /opt/liar\nUSER root\n", "liar": liar}
     hooks = HOOKS | {"microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 120}}
     return rig.built(rig.create_image("hostile", files, hooks=hooks, additionalOsCapabilities=["ALL"]))
 
@@ -69,6 +85,38 @@ def does(vm: Vm, deed: str) -> None:
     """It may not live to answer."""
     with contextlib.suppress(httpx.HTTPError), vm.http() as session:
         session.post("/run", content=deed.encode(), timeout=5)
+
+
+def lies(vm: Vm, deed: str) -> None:
+    """`liar` goes to work; it says nothing when it can."""
+    assert reply(vm, f"import subprocess; subprocess.run(['/opt/liar', {deed!r}], capture_output=True).stderr") == "b''"
+
+
+def settles(rig: Rig, vm: Vm) -> None:
+    """A suspend that such a guest is told: it sleeps, or it says why it does not."""
+    rig.client().suspend_microvm(microvmIdentifier=vm.id)
+    until(lambda: rig.vm_row(vm.id)["phase"] != "SUSPENDING", 180, "it settles")
+    row = rig.vm_row(vm.id)
+    told = [one["what"] for one in rig.inspect(vm.id)["events"]]
+    assert row["phase"] == "SUSPENDED" or row["state_reason"] or "suspend_failed" in told, (dict(row), told)
+
+
+def test_a_guest_that_answers_nobody_is_given_up_and_ends_when_told_to(rig: Rig, pair: Pair) -> None:
+    lies(pair.hostile, "silent")
+    a_moment(4)
+    with pair.hostile.http() as session, pytest.raises(httpx.TimeoutException):
+        session.get("/state", timeout=5)
+    assert pair.neighbour.snippet("kept") == "42"
+    settles(rig, pair.hostile)
+
+
+def test_a_guest_that_lies_in_frame_lengths_harms_itself(rig: Rig, pair: Pair) -> None:
+    lies(pair.hostile, "lie")
+    a_moment(10)
+    with pair.hostile.http() as session:
+        assert session.get("/state", timeout=60).status_code == 502
+    assert pair.neighbour.snippet("kept") == "42"
+    settles(rig, pair.hostile)
 
 
 def test_a_guest_that_exhausts_its_memory_takes_no_more_of_the_hosts(rig: Rig, pair: Pair) -> None:
