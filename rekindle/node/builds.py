@@ -195,4 +195,5 @@ def _keep(making: Path, final: Path, built: build.Built) -> None:
     for path in (making / "image.json", built.root_disk, making):
         files.sync(path)
     making.rename(final)
-    files.sync(final.parent)
+    for path in (final.parent, final.parent.parent):  # the account's first image has made the folder above, too
+        files.sync(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import subprocess
@@ -42,6 +43,8 @@ PROGRAMS = {
     "guest": [ROOT / "tests/driver/guest/main.go", ROOT / "tests/driver/guest/churn.go"],
     "worker": [ROOT / "tests/e2e/hazards/worker.go"],
 }
+#: Images whose steps are found inside as layers: there is no package to be had there.
+LAYERS = (ROOT / "examples/interpreter", ROOT / "tests/e2e/hazards/node")
 _SPARE_MIB = {"system": 3072, "library": 512}
 
 Say = Callable[[str], None]
@@ -57,15 +60,13 @@ def system(cache: Path, say: Say) -> Path:
 
 
 def library(cache: Path, tools_dir: Path, say: Say) -> Path:
-    """The disk with toolbox, base image, Python packages, the test guest and the example's layers."""
+    """The disk with toolbox, base image, Python packages, the tests' programs and the layers of their images."""
     tools = asyncio.run(toolbox.ensure(tools_dir, say))
     managed = asyncio.run(base.ensure(tools_dir, tools, say))
     site = Path(sysconfig.get_paths()["purelib"])
     wheels = sorted(path.name for path in site.glob("*.dist-info"))
-    contents = sorted(
-        (*_files(ROOT / "examples/interpreter"), *(one for sources in PROGRAMS.values() for one in sources))
-    )
-    key = _key("library", tools.digest, managed.digest, *wheels, *map(_hash, contents), *LEFT_OUT)
+    sources = [*(one for folder in LAYERS for one in _files(folder)), *itertools.chain(*PROGRAMS.values())]
+    key = _key("library", tools.digest, managed.digest, *wheels, *map(_hash, sorted(sources)), *LEFT_OUT)
 
     def make(folder: Path) -> None:
         _make_library(folder, tools_dir, tools, managed, site, say)
@@ -146,7 +147,7 @@ def _make_library(folder: Path, tools_dir: Path, tools: Toolbox, managed: BaseIm
         _copy(part, tree / "tools/base" / part.name)
     say("copying the Python packages")
     shutil.copytree(site, tree / "site", symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    say("building the test guest and the example's layers")
+    say("building the tests' programs and the layers of their images")
     _build_programs(tree / "programs")
     asyncio.run(_build_layers(folder, tree / "layers", tools, managed))
     _ext4(tree, folder / "disk", _SPARE_MIB["library"])
@@ -168,18 +169,19 @@ def _build_programs(out: Path) -> None:
 
 
 async def _build_layers(folder: Path, storage: Path, tools: Toolbox, managed: BaseImage) -> None:
-    """The storage of an account that has built the example: inside, every step of it is found there."""
-    request = build.BuildRequest(
-        build_id="layers", context=ROOT / "examples/interpreter", storage=storage, out=folder / "out",
-        timeout_s=900, memory_mib=2048, pids=1024, storage_mib=4096,
-    )  # fmt: skip
-    lines: list[str] = []
-    try:
-        await build.build(tools, managed, request, lines.append)
-    except Exception:
-        sys.stderr.write("\n".join(lines[-20:]) + "\n")
-        raise
-    shelf.remove(folder / "out")
+    """The storage of an account that has built these images: inside, every step of them is found there."""
+    for context in LAYERS:
+        request = build.BuildRequest(
+            build_id="layers", context=context, storage=storage, out=folder / "out",
+            timeout_s=900, memory_mib=2048, pids=1024, storage_mib=4096,
+        )  # fmt: skip
+        lines: list[str] = []
+        try:
+            await build.build(tools, managed, request, lines.append)
+        except Exception:
+            sys.stderr.write("\n".join(lines[-20:]) + "\n")
+            raise
+        shelf.remove(folder / "out")
 
 
 def _ext4(tree: Path, out: Path, spare_mib: int) -> None:

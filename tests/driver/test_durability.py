@@ -12,7 +12,9 @@ import pytest
 
 from rekindle.core.lifecycle import Ask, Fact
 from rekindle.driver import manifest
-from rekindle.node import perform
+from rekindle.image.build import Built
+from rekindle.image.buildah import ImageConfig
+from rekindle.node import builds, perform
 from rekindle.store.db import Store
 from tests.driver.conftest import fresh
 from tests.driver.lab import Guest, Lab
@@ -97,3 +99,22 @@ async def test_a_sleep_is_durable_before_its_row_says_so(slept: tuple[list[Call]
     early = without(calls, named)
     early.insert(syncs[0], calls[named])
     assert undone(early, snap), "a rename that came too early would not be seen"
+
+
+def test_an_image_has_its_name_for_good_before_its_row_says_so(tmp_path: Path) -> None:
+    making, final = tmp_path / "images/account/.making", tmp_path / "images/account/one"
+    (tmp_path / "images").mkdir()
+    config = ImageConfig(env={}, argv=("app",), workdir="/", user="", exposed=(), stop_signal="SIGTERM")
+    built = Built(config=config, root_disk=making / "root.erofs", code_install_bytes=0, image_bytes=4)
+    with traced(tmp_path / "trace") as calls:
+        making.mkdir(parents=True)  # the account's first image
+        built.root_disk.write_bytes(b"root")
+        builds._keep(making, final, built)
+    disk = Disk()
+    for call in calls:
+        if call.name.startswith("rename"):
+            assert not disk.files & {str(making / "image.json"), str(built.root_disk)}, "named before it is durable"
+        disk.follow(call)
+    ours = {path: left for path, left in disk.folders.items() if path.startswith(f"{tmp_path}/images")}
+    assert any(call.name == "fsync" for call in calls)
+    assert ours == {}

@@ -33,7 +33,10 @@ def first_bytes(launch: Callable[..., Vm], count: int) -> list[str]:
     """The first bytes that each of `count` clones gives out."""
 
     def look(_: int) -> str:
-        return str(launch().get()["random"])
+        vm = launch()
+        said = str(vm.get()["random"])
+        vm.terminate()
+        return said
 
     with concurrent.futures.ThreadPoolExecutor(BATCH // 2) as pool:
         return list(pool.map(look, range(count)))

@@ -175,16 +175,9 @@ def test_a_vm_keeps_its_identity_over_a_sleep(slept: tuple[Facts, Facts]) -> Non
         assert equal(slept, name), name
 
 
-NODE = """FROM rekindle/debian:13
-RUN apt-get update && apt-get install --yes --no-install-recommends nodejs && rm -rf /var/lib/apt/lists/*
-COPY node.js /
-CMD ["node", "/node.js"]
-"""
-
-
 @pytest.mark.long
 def test_node_agrees_but_for_what_it_reads_from_the_kernel(cloud: Cloud) -> None:
-    files = {"Dockerfile": NODE.encode(), "node.js": (FOLDER / "node.js").read_bytes()}
+    files = {name: (FOLDER / "node" / name).read_bytes() for name in ("Dockerfile", "node.js")}
     ready = {"port": 9000, "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 300}}
     arn = cloud.built(cloud.create_image("node", files, hooks=ready), 600)
     vms = [cloud.run(arn, idlePolicy=IDLE) for _ in range(2)]
