@@ -137,17 +137,22 @@ class ImageCampaign:
                 self.met[operation] = met - (known if operation in BAKES else set())
             known |= life.met[bake]
 
-    def run(self, *, everything: bool) -> None:
-        """SIGKILL everywhere, several in one bake; then every other fault, or one of them, at each boundary."""
+    def run(self, faults: str) -> None:
+        """SIGKILL everywhere, several in one bake; then, at each boundary, every other fault (all), one (each) or none
+        (kill)."""
         rng = random.Random(self.seed)
         others = [fault for fault in Fault if not fault.ends_service]
         for bake, met in self._bakes().items():
             kills = [Strike(boundary, Fault.KILL) for boundary in rng.sample(sorted(met), len(met))]
             for first in range(0, len(kills), KILLS_A_BAKE):
                 self._one(bake, kills[first : first + KILLS_A_BAKE], rng)
-            for boundary in sorted(met):
-                for fault in others if everything else [rng.choice(others)]:
+                print(
+                    f"{bake}: {first + KILLS_A_BAKE} of {len(kills)} kills, {len(self.failures)} failures", flush=True
+                )
+            for boundary in sorted(met) if faults != "kill" else ():
+                for fault in others if faults == "all" else [rng.choice(others)]:
                     self._one(bake, [Strike(boundary, fault)], rng)
+                print(f"{bake}: boundary {boundary}, {len(self.failures)} failures", flush=True)
 
     def _bakes(self) -> Mapping[str, set[int]]:
         return {operation: met for operation, met in self.met.items() if operation in BAKES}
