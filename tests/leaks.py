@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
+
 from tests import procfs
 from tests.procfs import PROC, Process
 from tests.waiting import until
@@ -91,6 +93,7 @@ class Census:
 
 def snapshot(state: Path | None, *roots: Path, allowed: Iterable[str] = ALLOWED) -> Census:
     """Everything of ours at this moment. `roots` are further folders that mark a process or mount as ours."""
+    uvloop.new_event_loop().close()  # libuv makes a pipe with its first loop that stays for the process's life
     folders = tuple(str(folder) for folder in (*([state] if state else []), *roots))
     return _take(Scope(state=state, roots=folders, allowed=tuple(allowed)))
 
