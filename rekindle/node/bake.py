@@ -36,6 +36,7 @@ BOOT_S = 180.0
 CLONE_S = 30.0
 LISTEN_S = 20.0
 WARM_UP_CALLS = 12
+END_S = 1.0  #: from a failure of the guest's connection to the end of its VMM, when that is why
 REHEARSALS = 3  #: a launch of the example is 9 % faster than after none (2 cores, tcg, 25 rounds of each in turn)
 
 
@@ -54,7 +55,7 @@ async def bake(oven: Oven, version: Version, config: ImageConfig, folder: Path, 
     """Make `<folder>/snapshot` from `<folder>/root.erofs`. Raises BuildFailed with the spec's sentence."""
     vm_id = f"bake-{uuid.uuid4()}"
     spec = _spec(oven, version, vm_id, folder, boot=True)
-    async with _Machine(oven, spec, version) as machine:
+    async with _Machine(oven, spec, version, log) as machine:
         log("Booting")
         guest = await machine.boot()
         log(f"Starting {' '.join(config.argv)}")
@@ -73,18 +74,21 @@ async def validate(oven: Oven, version: Version, folder: Path, log: Callable[[st
         return
     log("Validating on a clone of the snapshot")
     spec = _spec(oven, version, f"validate-{uuid.uuid4()}", folder, boot=False)
-    async with _Machine(oven, spec, version) as machine:
+    async with _Machine(oven, spec, version, log) as machine:
         guest = await machine.clone(folder / "snapshot")
         await _unless_over(guest, hooks.poll(guest, version, hook), log, "validated")
 
 
 class _Machine:
-    """One VM for the time of a bake; leaving the block ends it and removes its folder and route."""
+    """One VM for the time of a bake; leaving the block ends it and removes its folder and route.
 
-    def __init__(self, oven: Oven, spec: MachineSpec, version: Version) -> None:
+    When the block fails because the VM has ended, the log says how that came."""
+
+    def __init__(self, oven: Oven, spec: MachineSpec, version: Version, log: Callable[[str], None]) -> None:
         self._oven = oven
         self._spec = spec
         self._version = version
+        self._log = log
         self._handle: Handle | None = None
 
     async def __aenter__(self) -> _Machine:
@@ -96,8 +100,23 @@ class _Machine:
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.shield(self._clear())
+    async def __aexit__(self, kind: type[BaseException] | None, err: BaseException | None, at: object) -> None:
+        try:
+            if isinstance(err, MachineError | GuestError) and not isinstance(err, RelayGone):
+                await self._tell_end()
+        finally:
+            await asyncio.shield(self._clear())
+
+    async def _tell_end(self) -> None:
+        """Whether the VM had ended, and how. The end of a process and that of its sockets are not one instant."""
+        if self._handle is None:
+            return
+        try:
+            async with asyncio.timeout(END_S):
+                end = await self._oven.host.driver.wait(self._handle)
+        except TimeoutError:
+            return
+        self._log(f"The machine had ended: {end.kind.value}. {end.detail}".rstrip())
 
     async def boot(self) -> Guest:
         return await self._begin(await self._oven.host.driver.boot(self._spec), BOOT_S)

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from rekindle.core.errors import BuildFailed
+from rekindle.core.errors import BuildFailed, MachineError
 from rekindle.core.image import Hook, Hooks
 from rekindle.driver.base import Handle, MachineSpec
 from rekindle.guest.client import HookResult, RelayGone
@@ -46,11 +46,19 @@ async def test_a_bake_without_its_relay_leaves_no_process_and_no_folder(tmp_path
     assert list(at.host.layout.builds.iterdir()) == []
 
 
+class EndsAtOnce(Driver):
+    """The machine ends as soon as it may run."""
+
+    async def unpause(self, vm: Handle) -> None:
+        self.alive[vm.pid].set()
+        raise MachineError("its control connection was closed")
+
+
 class Validating:
     """A throw-away clone whose app answers as it is told."""
 
-    def __init__(self, tmp_path: Path) -> None:
-        self.driver, self.relay = Driver(), FakeRelay()
+    def __init__(self, tmp_path: Path, driver: Driver | None = None) -> None:
+        self.driver, self.relay = driver or Driver(), FakeRelay()
         self.at = hands(tmp_path / "state", self.driver, self.relay, HandClock())
         self._oven = Oven(
             host=self.at.host, relay=cast(Relay, self.relay), toolbox=TOOLS, initrd=NOWHERE, clock=self.at.clock
@@ -71,6 +79,13 @@ class Validating:
             assert self.driver.running() == []
             assert list(self.at.host.layout.builds.iterdir()) == []
         return None
+
+
+async def test_a_machine_that_ends_in_a_bake_leaves_its_end_in_the_log(tmp_path: Path) -> None:
+    ground = Validating(tmp_path, EndsAtOnce())
+    with pytest.raises(MachineError):
+        await ground.run()
+    assert ground.log[-1] == "The machine had ended: VMM died."
 
 
 NOT_YET, REFUSED = HookResult(status=503), HookResult(error="refused")
