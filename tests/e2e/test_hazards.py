@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rekindle.node.confirm import boot_id_of
-from tests.accel import PROGRAMS
+from tests.accel import LAYERS, PROGRAMS
 from tests.e2e.cloud import HOOKS, ROOT, Cloud, Vm, interpreter_files
 from tests.e2e.conftest import IDLE
 from tests.waiting import until
@@ -25,6 +25,17 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent / "hazards"
 RUN = 'ENV PYTHONPATH=/opt/interpreter\nCMD ["python3", "-c", "import before, app; app.main()"]\n'
 Facts = dict[str, Any]
+#: What `hazards/java` draws: by name, what two clones have in common and what not.
+JAVA_AGREES = (
+    *("drbg_old", "drbg_new", "drbg_reseeded", "sha1_old", "sha1_new"),
+    *("math", "shuffle", "random_old", "thread_local", "thread_local_new"),
+    *("splittable_old", "splittable_new", "generator_old", "generator_new"),
+)
+JAVA_DIFFERS = (
+    *("kernel", "secure_old", "secure_new", "strong_old", "strong_new", "uuid"),
+    *("drbg_predicting", "drbg_seeded", "sha1_seeded", "random_seeded"),
+    "random_new",  # by the nanosecond at which it was made, and by nothing else
+)
 
 
 @pytest.fixture(scope="module")
@@ -177,14 +188,30 @@ def test_a_vm_keeps_its_identity_over_a_sleep(slept: tuple[Facts, Facts]) -> Non
 
 @pytest.mark.long
 def test_node_agrees_but_for_what_it_reads_from_the_kernel(cloud: Cloud) -> None:
-    files = {name: (FOLDER / "node" / name).read_bytes() for name in ("Dockerfile", "node.js")}
+    one, two = drawn_by_two(cloud, "node")
+    assert one["crypto"] == two["crypto"]
+    assert one["math"] == two["math"]
+    assert one["kernel"] != two["kernel"]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(LAYERS is not None, reason="no packages are to be had here, and a JDK is too large to be lent")
+def test_java_agrees_but_for_what_is_mixed_with_the_kernels(cloud: Cloud) -> None:
+    one, two = drawn_by_two(cloud, "java")
+    assert one.keys() == {"algorithm", *JAVA_AGREES, *JAVA_DIFFERS}
+    assert one["algorithm"] == "NativePRNG"
+    assert [name for name in JAVA_AGREES if one[name] != two[name]] == []
+    assert [name for name in JAVA_DIFFERS if one[name] == two[name]] == []
+
+
+def drawn_by_two(cloud: Cloud, name: str) -> tuple[Facts, Facts]:
+    """The first answers of two clones of `hazards/<name>`, an app that has drawn before its image was frozen."""
+    files = {path.name: path.read_bytes() for path in (FOLDER / name).iterdir()}
     ready = {"port": 9000, "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 300}}
-    arn = cloud.built(cloud.create_image("node", files, hooks=ready), 600)
+    arn = cloud.built(cloud.create_image(name, files, hooks=ready), 600)
     vms = [cloud.run(arn, idlePolicy=IDLE) for _ in range(2)]
     one, two = (vm.get("/") for vm in vms)
     for vm in vms:
         vm.terminate()
     cloud.cli("image", "rm", arn)
-    assert one["crypto"] == two["crypto"]
-    assert one["math"] == two["math"]
-    assert one["kernel"] != two["kernel"]
+    return one, two
