@@ -38,9 +38,14 @@ class Removals:
         return owed
 
     async def remove(self, version: Version) -> None:
-        """Return when nothing of the version is left; what fails is told and tried again."""
+        """Return when nothing of the version is left; what fails is told and tried again, and ends nothing else."""
         try:
-            while not await self._removed(version):
+            while True:
+                try:
+                    await self._removed(version)
+                    return
+                except Exception:
+                    LOG.exception("%s %s could not be removed; tried again", *_key(version))
                 await rest(AGAIN_S)
         finally:
             self._at_work.discard(_key(version))
@@ -62,16 +67,12 @@ class Removals:
                 LOG.info("sweeping %s", path.name)
                 path.unlink(missing_ok=True)
 
-    async def _removed(self, version: Version) -> bool:
+    async def _removed(self, version: Version) -> None:
         try:
             await self._remove_files(version)
             await self._store.version_removed(version)
         except Stale as err:
             LOG.info("%s", err)
-        except Exception:
-            LOG.exception("%s %s could not be removed; tried again", *_key(version))
-            return False
-        return True
 
     async def _remove_files(self, version: Version) -> None:
         if version.folder is not None:

@@ -115,9 +115,9 @@ class Campaign:
         try:
             with self.rig.nothing_left():
                 life.live(strikes)
-        except AssertionError as err:
+        except Exception as err:  # noqa: BLE001 - a fault of this harness fails the run as well, at its end
             told = "; ".join(f"{name}: {named(self.rig.boundaries, one)}" for name, one in life.struck.items())
-            self.failures.append(f"{told or 'before any strike'}\n{err}")
+            self.failures.append(f"{told or 'before any strike'}\n{type(err).__name__}: {err}")
             print(f"FAILED {self.failures[-1]}\n", flush=True)
             self.rig.afresh()
         self._learn(life, strikes)

@@ -153,7 +153,8 @@ class Life:
             if operation == EXIT:
                 self._exit()
             else:
-                self.rig.client().terminate_microvm(microvmIdentifier=self._vm.id)
+                api = self.rig.client()
+                self.rig.ask(lambda: api.terminate_microvm(microvmIdentifier=self._vm.id))
         return False
 
     def _struck(

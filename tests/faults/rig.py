@@ -51,14 +51,14 @@ class Rig(Cloud):
         return bool(self.operator("/v1/status"))
 
     def operator(self, path: str, method: str = "GET") -> dict[str, Any] | None:
-        """What the operator's socket answers; None while there is no service."""
+        """What the operator's socket answers; None while there is no service, or one that is ending."""
         door = http.client.HTTPConnection("operator", timeout=60)
         try:
             door.sock = unixsock.connect(self.state / "run/operator.sock")
             door.sock.settimeout(60)
             door.request(method, path)
             found: dict[str, Any] = json.loads(door.getresponse().read())
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, ValueError):
             return None
         finally:
             door.close()
@@ -124,6 +124,19 @@ class Rig(Cloud):
         did = self.board.struck
         self.board.disarm()
         return strikes[:did]
+
+    def ask(self, call: Callable[[], object]) -> None:
+        """`call`, whose answer does not matter. A service that dies in it is started again: nobody else would do so."""
+        with ThreadPoolExecutor(1) as pool:
+            acting = pool.submit(call)
+
+            def answered() -> bool:
+                self.start_if_dead()
+                return acting.done()
+
+            until(answered, SETTLES_S, "an answer")
+            with contextlib.suppress(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+                acting.result()
 
     def _over(self, strikes: Sequence[Strike], settled: Callable[[], bool]) -> bool:
         """Nothing is owed and nothing of the works moves any more: what follows behind the row has happened too."""
