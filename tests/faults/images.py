@@ -186,8 +186,8 @@ class ImageCampaign:
             with self.rig.nothing_left():
                 life.live(strikes, removing)
         except Exception as err:  # noqa: BLE001 - a fault of this harness fails the run as well, at its end
-            self.failures.append(f"{err!r}")
-            print(f"FAILED {err!r}\n", flush=True)
+            self.failures.append(f"{type(err).__name__}: {err}")
+            print(f"FAILED {self.failures[-1]}\n", flush=True)
             with contextlib.suppress(AssertionError):
                 self.rig.afresh()
         for did in life.struck.values():
