@@ -23,6 +23,7 @@ from scripts.kvm import say
 TOOLS = Path("/library/tools")
 RESULTS = Path("/results")
 LAYERS = Path("/library/layers")
+KERNEL_LINES = 30
 PROBE_S = 12.0  #: times the slowness factor
 
 
@@ -48,6 +49,8 @@ def main() -> int:
         told[name] = {"failure": failure, "took_s": round(time.monotonic() - began)}
         say(f"== {name}: {failure or 'ok'} ({told[name]['took_s']} s)")
         (RESULTS / "parts.json").write_text(json.dumps(told, indent=1))
+        if failure:
+            say(f"what the kernel of this machine said:\n{_kernel_log()}")
         if failure and name == "kvm" and "command" not in parts:
             break
     return sum(1 for one in told.values() if one["failure"])
@@ -61,6 +64,13 @@ def kvm_works(slowness: float) -> str:
     accel, why = asyncio.run(probe.usable_accel(tools.root, tools.vmlinux, PROBE_S * slowness))
     say(f"{accel.value}: {why}; the probe took {time.monotonic() - began:.1f} s")
     return "" if accel is Accel.KVM else why
+
+
+def _kernel_log() -> str:
+    """Its warnings and worse: a VMM that was killed or crashed is named there."""
+    command = ["dmesg", "--level=emerg,alert,crit,err,warn"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return "\n".join(lines[-KERNEL_LINES:])
 
 
 def _cgroups() -> str:
