@@ -183,6 +183,8 @@ class Ledger:
                 return self._after_the_fall(answer.counter)
             if self.acked <= answer.counter <= self.sent:
                 self.acked = answer.counter
+                if self.struck and answer.counter == self.sent:
+                    self._maybe_after_the_fall(answer.counter)
                 return False
             if self.struck:
                 return self._after_the_fall(answer.counter)
@@ -198,6 +200,12 @@ class Ledger:
             return
         memory, disk = self.walk.moments(answer.sums)
         raise Lost(f"it says step {answer.counter}, but its memory is {memory} and its disk {disk}")
+
+    def _maybe_after_the_fall(self, counter: int) -> None:
+        """A step that was asked for before the kill may have been made behind it, by a VM that was woken once more: its
+        fall is over then, and it goes on from here."""
+        if any(one.high + 1 == counter for one in self.sleeps):
+            self.sleeps = [*self.sleeps, Sleep(counter, counter)]
 
     def _after_the_fall(self, counter: int) -> bool:
         """The VM must be where it slept; one step that was on its way may have been made since."""

@@ -205,6 +205,20 @@ def test_a_step_held_at_the_endpoint_is_made_by_the_vm_that_fell_back(guest: Gue
     assert guest.says(2)
 
 
+def test_a_vm_that_is_killed_while_it_wakes_for_a_step_may_go_on_behind_it() -> None:
+    """The step was asked for before the kill and made after it, by the VM that was woken once more; or before it."""
+    for goes_on in (True, False):
+        guest = Guest().walks_to(2).sleeps()
+        asked_at_s = guest.now_s
+        assert guest.ledger.stepping() == 3
+        guest.is_struck()
+        assert not guest.says(3, asked_at_s=asked_at_s)
+        guest.ledger.stepping()
+        assert guest.says(4 if goes_on else 2) is not goes_on
+        with pytest.raises(Lost):
+            guest.says(1)
+
+
 def test_a_vm_that_never_slept_is_not_struck(guest: Guest) -> None:
     assert not guest.walks_to(2).ledger.strike()
     assert not guest.ledger.struck

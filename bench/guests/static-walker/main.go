@@ -69,7 +69,8 @@ func begin(seed string) (*walker, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &walker{seed: seed, disk: disk}
+	// All that it will ever be, at once: growing would need twice as much for a moment, and the guest is small.
+	made := &walker{seed: seed, disk: disk, memory: make([]byte, 0, memoryPlan.most*page)}
 	return made, made.write(0)
 }
 
