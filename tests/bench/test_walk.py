@@ -209,7 +209,7 @@ def test_a_vm_that_is_killed_while_it_wakes_for_a_step_may_go_on_behind_it() -> 
     """The step was asked for before the kill and made after it, by the VM that was woken once more; or before it."""
     for goes_on in (True, False):
         guest = Guest().walks_to(2).sleeps()
-        asked_at_s = guest.now_s
+        asked_at_s = guest.now_s - 1
         assert guest.ledger.stepping() == 3
         guest.is_struck()
         assert not guest.says(3, asked_at_s=asked_at_s)
