@@ -18,7 +18,7 @@ test-all: install lint test-go
 test-kvm: install
 	@$(PY) -m scripts.kvm $(PARTS)
 
-# Every fault at every boundary of the works, and a second one where only a first leads. Hours; not yet run to its end.
+# Every fault at every boundary of the works, and a second one where only a first leads. Hours; SPECIFICATION.md says what was run.
 test-faults: install
 	FAULTS=all $(PY) -m pytest -s tests/faults
 
