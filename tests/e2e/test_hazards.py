@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.speaker import compile_go
 from rekindle.node.confirm import boot_id_of
 from tests.accel import LAYERS, PROGRAMS
 from tests.e2e.cloud import HOOKS, ROOT, Cloud, Vm, interpreter_files
@@ -44,12 +43,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     if PROGRAMS is not None:
         return (PROGRAMS / "worker").read_bytes()
     program = tmp_path_factory.mktemp("worker") / "worker"
-    subprocess.run(
-        [ROOT / ".venv/bin/go", "build", "-o", program, FOLDER / "worker.go"],
-        cwd=ROOT / "go",
-        env=os.environ | {"CGO_ENABLED": "0"},
-        check=True,
-    )
+    compile_go(ROOT / "go", str(FOLDER / "worker.go"), program)
     return program.read_bytes()
 
 

@@ -116,25 +116,25 @@ class Rig(Cloud):
         """
         self.deaths = 0
         self.board.arm(*strikes)
-        with ThreadPoolExecutor(1) as pool:  # a call may wait at a socket that nobody serves until the next start
-            acting = pool.submit(act)
-            until(lambda: self._over(strikes, settled) and acting.done(), within_s, "all is settled")
-            with contextlib.suppress(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
-                acting.result()
+        self._beside(act, lambda: self._over(strikes, settled), within_s, "all is settled")
         did = self.board.struck
         self.board.disarm()
         return strikes[:did]
 
     def ask(self, call: Callable[[], object]) -> None:
-        """`call`, whose answer does not matter. A service that dies in it is started again: nobody else would do so."""
+        """`call`, whose answer does not matter; a service that dies in it is started again."""
+
+        def served() -> bool:
+            self.start_if_dead()
+            return True
+
+        self._beside(call, served, SETTLES_S, "an answer")
+
+    def _beside(self, call: Callable[[], object], done: Callable[[], bool], within_s: float, what: str) -> None:
+        """`call` in a thread: it may wait at a socket that nobody serves until `done`, asked here, starts a service."""
         with ThreadPoolExecutor(1) as pool:
             acting = pool.submit(call)
-
-            def answered() -> bool:
-                self.start_if_dead()
-                return acting.done()
-
-            until(answered, SETTLES_S, "an answer")
+            until(lambda: done() and acting.done(), within_s, what)
             with contextlib.suppress(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
                 acting.result()
 

@@ -65,6 +65,8 @@ def test_every_fault_at_every_boundary(rig: Rig, baked: str, seed: int) -> None:
     missed for not being met.
     """
     faults, half = os.environ.get("FAULTS", "each"), os.environ.get("FAULTS_OF")
+    assert faults in ("all", "each", "kill", "others"), f"FAULTS={faults}"
+    assert half in (None, "microvms", "images"), f"FAULTS_OF={half}"
     lives, bakes = Campaign(rig, baked, seed), ImageCampaign(rig, seed)
     if half != "images":
         lives.discover()

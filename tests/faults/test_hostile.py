@@ -6,8 +6,6 @@ Each ends, or goes on, with a reason in words; nothing of it stays, and a neighb
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.speaker import compile_go
 from rekindle import vitals
 from tests.e2e.cloud import HOOKS, ROOT, Vm, interpreter_files, reply
 from tests.e2e.conftest import IDLE
@@ -50,12 +49,7 @@ class Pair:
 def liar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """`hostile/liar.go`, a static program."""
     program = tmp_path_factory.mktemp("liar") / "liar"
-    subprocess.run(
-        [ROOT / ".venv/bin/go", "build", "-o", program, Path(__file__).parent / "hostile/liar.go"],
-        cwd=ROOT / "go",
-        env=os.environ | {"CGO_ENABLED": "0"},
-        check=True,
-    )
+    compile_go(ROOT / "go", str(Path(__file__).parent / "hostile/liar.go"), program)
     return program.read_bytes()
 
 
@@ -98,7 +92,7 @@ def settles(rig: Rig, vm: Vm) -> None:
     until(lambda: rig.vm_row(vm.id)["phase"] != "SUSPENDING", 180, "it settles")
     row = rig.vm_row(vm.id)
     told = [one["what"] for one in rig.inspect(vm.id)["events"]]
-    assert row["phase"] == "SUSPENDED" or row["state_reason"] or "suspend_failed" in told, (dict(row), told)
+    assert row["phase"] == "SUSPENDED" or row["state_reason"] or "why the suspend failed" in told, (dict(row), told)
 
 
 def test_a_guest_that_answers_nobody_is_given_up_and_ends_when_told_to(rig: Rig, pair: Pair) -> None:

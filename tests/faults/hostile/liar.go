@@ -6,7 +6,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -28,7 +27,7 @@ const (
 
 func main() {
 	deed := os.Args[1]
-	if os.Getpid() > 1 && len(os.Args) == 2 {
+	if len(os.Args) == 2 {
 		check(escape(deed))
 		return
 	}
@@ -134,7 +133,7 @@ func falsehood() []byte {
 	for at := 0; at+8 <= len(body); at += 8 {
 		binary.NativeEndian.PutUint64(body[at:], rand.Uint64())
 	}
-	return bytes.Join([][]byte{frame, body}, nil)
+	return append(frame, body...)
 }
 
 func check(err error) {
