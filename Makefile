@@ -18,7 +18,7 @@ test-all: install lint test-go
 test-kvm: install
 	@$(PY) -m scripts.kvm $(PARTS)
 
-# Every fault at every boundary of the works, and a second one where only a first leads. Hours; SPECIFICATION.md says what was run.
+# Every fault at every boundary of the works, and a second one where only a first leads. Hours; in parts: tests/faults/record.py.
 test-faults: install
 	FAULTS=all $(PY) -m pytest -s tests/faults
 

@@ -145,6 +145,3 @@ class Campaign:
 
     def told_missed(self) -> Iterator[str]:
         return (f"{operation}: {named(self.rig.boundaries, strikes)}" for operation, strikes in self.missed)
-
-    def never_met(self) -> list[int]:
-        return [number for number, count in enumerate(self.rig.board.counts()) if not count]

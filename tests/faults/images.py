@@ -152,15 +152,15 @@ class ImageCampaign:
                 self.met[operation] = met - (known if operation in BAKES else set())
             known |= life.met[bake]
 
-    def run(self, faults: str) -> None:
-        """SIGKILL everywhere, several in one bake (not with `others`); then at each boundary one other fault, all with
-        `all`, none with `kill`."""
+    def run(self, kinds: Sequence[str], *, every: bool = False) -> None:
+        """With `kill` among `kinds` SIGKILL everywhere, several in one bake; with `others` one other fault at each
+        boundary, or each of them with `every`."""
         rng = random.Random(self.seed)
         for bake, met in self._bakes().items():
-            if faults != "others":
+            if "kill" in kinds:
                 self._kills(bake, rng.sample(sorted(met), len(met)), rng)
-            if faults != "kill":
-                self._others(bake, sorted(met), rng, every=faults == "all")
+            if "others" in kinds:
+                self._others(bake, sorted(met), rng, every=every)
 
     def _kills(self, bake: str, boundaries: Sequence[int], rng: random.Random) -> None:
         for first in range(0, len(boundaries), KILLS_A_BAKE):
