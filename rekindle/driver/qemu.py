@@ -30,6 +30,7 @@ from rekindle.driver import (
     process,
     qcow2,
     qmp,
+    reserve,
     stalls,
     start,
     whole,
@@ -79,7 +80,7 @@ class QemuDriver:
         await self._prepare(spec.home)
         disks = Disks(root=spec.image / "root.erofs", base=spec.home / "disk.raw")
         ram = spec.home / "ram"
-        await threads.finish(_make_empty, ram, spec.memory_mib * MIB, spec.uid)
+        await threads.finish(_make_ram, ram, spec.memory_mib * MIB, spec.uid)
         await self._make_disk(spec, disks.base)
         kernel_sha256 = (await threads.finish(files.sum_of, spec.kernel.vmlinux)).digest.removeprefix("sha256:")
         handle, _ = await self._start(
@@ -344,6 +345,16 @@ def _make_empty(path: Path, size: int, uid: int | None) -> None:
             os.fchown(descriptor, uid, uid)
     finally:
         os.close(descriptor)
+
+
+def _make_ram(path: Path, size: int, uid: int | None) -> None:
+    """With blocks of its own: a guest that first touches a page for which the disk has none kills its VMM (SIGBUS), or
+    is reset (KVM). Raises MachineError when the disk has no room for it."""
+    _make_empty(path, size, uid)
+    try:
+        reserve.allocate(path, size)
+    except OSError as err:
+        raise MachineError(f"The memory of the machine, {size // MIB} MiB in {path}: {err.strerror}") from err
 
 
 def _load_pages(vm: Handle, path: Path, progress: Progress) -> None:

@@ -35,27 +35,30 @@ def make(home: Path, memory_bytes: int) -> bool:
     Raises OSError (ENOSPC: the disk is full); what could be set aside stays until `give_back`.
     """
     (home / FOLDER).mkdir(mode=0o700, exist_ok=True)
-    try:
-        for name, size in ((DELTA, delta_bytes(memory_bytes)), (SLACK, SLACK_BYTES)):
-            _allocate(home / FOLDER / name, size)
-    except OSError as err:
-        if err.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+    for name, size in ((DELTA, delta_bytes(memory_bytes)), (SLACK, SLACK_BYTES)):
+        if not allocate(home / FOLDER / name, size):
             give_back(home)
             return False
-        raise
     return True
 
 
-def _allocate(path: Path, size: int) -> None:
-    """Not posix_fallocate: where the file system cannot, libc would write a byte into every block instead."""
+def allocate(path: Path, size: int) -> bool:
+    """Give the file, which is made when it is not there, blocks for `size` bytes and that length; they read as zeros.
+
+    False where the file system cannot. Not posix_fallocate: libc would write a byte into every block there instead.
+    Raises OSError (ENOSPC: the disk is full).
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         while _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)) != 0:
             code = ctypes.get_errno()
+            if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+                return False
             if code != errno.EINTR:
                 raise OSError(code, os.strerror(code), str(path))
     finally:
         os.close(descriptor)
+    return True
 
 
 def open_up(home: Path) -> None:

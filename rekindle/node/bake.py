@@ -24,7 +24,7 @@ from rekindle.driver.base import Handle, Kernel, MachineSpec, Snapshot
 from rekindle.guest.client import App, Guest, RelayGone
 from rekindle.image.build import ImageConfig
 from rekindle.image.toolbox import Toolbox
-from rekindle.node import confirm, hooks
+from rekindle.node import confirm, hooks, room
 from rekindle.node.machine import Host, disk_bytes
 from rekindle.node.perform import SEED_BYTES, remove_tree
 from rekindle.node.relay import Relay
@@ -82,7 +82,7 @@ async def validate(oven: Oven, version: Version, folder: Path, log: Callable[[st
 class _Machine:
     """One VM for the time of a bake; leaving the block ends it and removes its folder and route.
 
-    When the block fails because the VM has ended, the log says how that came."""
+    When the block fails because the VM has ended or this machine's disk is full, the log says so."""
 
     def __init__(self, oven: Oven, spec: MachineSpec, version: Version, log: Callable[[str], None]) -> None:
         self._oven = oven
@@ -103,9 +103,16 @@ class _Machine:
     async def __aexit__(self, kind: type[BaseException] | None, err: BaseException | None, at: object) -> None:
         try:
             if isinstance(err, MachineError | GuestError) and not isinstance(err, RelayGone):
+                self._tell_full_disk()
                 await self._tell_end()
         finally:
             await asyncio.shield(self._clear())
+
+    def _tell_full_disk(self) -> None:
+        """A guest whose writes find no room stands still, and answers nobody."""
+        free_mib = room.free_bytes(self._spec.home) // room.MIB
+        if free_mib < room.FREE_BYTES // room.MIB:
+            self._log(f"The disk of this machine is full: {free_mib} MiB are free in {self._spec.home.parent}.")
 
     async def _tell_end(self) -> None:
         """Whether the VM had ended, and how. The end of a process and that of its sockets are not one instant."""
@@ -119,6 +126,8 @@ class _Machine:
         self._log(f"The machine had ended: {end.kind.value}. {end.detail}".rstrip())
 
     async def boot(self) -> Guest:
+        """Raises NoCapacity when this machine's disk has no room for the memory of this one."""
+        room.to_bake(self._spec.home, self._spec.memory_mib)
         return await self._begin(await self._oven.host.driver.boot(self._spec), BOOT_S)
 
     async def clone(self, snapshot: Path) -> Guest:

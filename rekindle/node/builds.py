@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from rekindle import threads
 from rekindle.clock import Clock
-from rekindle.core.errors import BuildFailed, RekindleError, Stale
+from rekindle.core.errors import BuildFailed, NoCapacity, RekindleError, Stale
 from rekindle.core.image import Version, VersionState
 from rekindle.core.microvm import Event
 from rekindle.driver import files
@@ -91,6 +91,8 @@ async def make(shop: Workshop, version: Version) -> None:
         await _make(shop, version, build_id, log)
     except BuildFailed as err:
         await _failed(shop, version, log, err)
+    except NoCapacity as err:
+        await _failed(shop, version, log, BuildFailed("INTERNAL_PLATFORM_ERROR", err.message))
     except RekindleError as err:
         LOG.exception("build %s failed", build_id)
         log(f"{type(err).__name__}: {err.message}")  # this machine's business: paths and programs of the host

@@ -38,6 +38,23 @@ async def try_again(home: Path, memory_mib: int) -> None:
         LOG.error("%s goes on without room to sleep: %s", home.name, err.message)
 
 
+def to_bake(home: Path, memory_mib: int) -> None:
+    """Raises NoCapacity when the disk of `home` has no room for the memory of a machine that is baked there.
+
+    The driver sets it aside. What its snapshot needs beside it, at most as much again, is not known before.
+    """
+    if free_bytes(home) < memory_mib * MIB + FREE_BYTES:
+        raise NoCapacity(
+            f"This machine has no disk to bake an image with {memory_mib} MiB of memory: "
+            f"so much and {FREE_BYTES // MIB} MiB more must be free in {home.parent}."
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize
+
+
 def _set_aside(home: Path, memory_mib: int) -> None:
     try:
         home.mkdir(mode=0o700, exist_ok=True)
@@ -49,9 +66,7 @@ def _set_aside(home: Path, memory_mib: int) -> None:
 
 
 def _has_room(home: Path, memory_mib: int) -> bool:
-    space = os.statvfs(home)
-    needed = reserve.delta_bytes(memory_mib * MIB) + reserve.SLACK_BYTES + FREE_BYTES
-    return space.f_bavail * space.f_frsize >= needed
+    return free_bytes(home) >= reserve.delta_bytes(memory_mib * MIB) + reserve.SLACK_BYTES + FREE_BYTES
 
 
 def _none(memory_mib: int) -> NoCapacity:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ SLOWNESS = 10
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the scratch folder goes then too
     began = time.monotonic()
     tools_dir = config.load().tools_dir
     options.cache.mkdir(parents=True, exist_ok=True)

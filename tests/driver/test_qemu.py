@@ -23,7 +23,7 @@ from rekindle.driver.qemu import QemuDriver
 from tests.accel import ACCEL
 from tests.driver import conformance
 from tests.driver.conftest import fresh
-from tests.driver.lab import MEMORY_MIB, Lab
+from tests.driver.lab import MARKER, MEMORY_MIB, Guest, Lab
 from tests.waiting import SLOWNESS
 
 MIB = 1024**2
@@ -277,6 +277,29 @@ async def test_what_is_set_aside_is_enough_to_sleep_on_a_full_disk(small_disk: P
         assert await guest.ask("check big") == "right 60"
     await lab.close()
     shutil.rmtree(vm.home)
+
+
+async def test_a_machine_that_boots_has_disk_for_all_of_its_memory(small_disk: Path, baked: Lab) -> None:
+    lab = fresh(baked, small_disk)
+    vm = await lab.driver.boot(lab.spec(boot=True))
+    try:
+        with Guest(vm.home) as guest:
+            filler = _fill(small_disk, leave_mib=0)
+            await lab.driver.unpause(vm)
+            assert await guest.ask("marker") == MARKER
+            await guest.ask("fill big 90")
+            assert await guest.ask("check big") == "right 90"
+        filler.unlink()
+    finally:
+        await lab.driver.kill(vm)
+        shutil.rmtree(vm.home)
+
+
+async def test_a_machine_whose_memory_finds_no_disk_does_not_boot(small_disk: Path, baked: Lab) -> None:
+    lab = fresh(baked, small_disk)
+    _fill(small_disk, leave_mib=MEMORY_MIB - 10)
+    with pytest.raises(MachineError, match=f"memory of the machine, {MEMORY_MIB} MiB in .*{os.strerror(errno.ENOSPC)}"):
+        await lab.driver.boot(lab.spec(boot=True))
 
 
 async def test_a_vm_whose_disk_cannot_grow_waits_and_loses_nothing(small_disk: Path, baked: Lab) -> None:

@@ -27,7 +27,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from rekindle.driver import start
-from tests.e2e.cloud import Cloud, Vm, reply
+from tests.e2e.cloud import Cloud, Vm, interpreter_files, reply
 from tests.e2e.conftest import IDLE
 from tests.waiting import a_moment, until
 
@@ -373,6 +373,17 @@ def test_a_full_disk_refuses_new_vms_and_ends_no_old_one(cloud: Cloud, image: st
         finally:
             vm.terminate()
         until(lambda: not Path(f"/proc/{pid}").exists(), 10, "its VMM is gone")
+
+
+def test_an_image_is_not_baked_without_disk_for_its_memory(cloud: Cloud) -> None:
+    with small_disk(cloud.state / "builds", 300):
+        arn = cloud.create_image("no-disk", interpreter_files())
+        build = cloud.settled(arn)
+        assert build["buildState"] == "FAILED"
+        assert "no disk to bake an image" in build["stateReason"]
+        until(lambda: not any((cloud.state / "builds").iterdir()), 10, "nothing is left of the build")
+    cloud.client().delete_microvm_image(imageIdentifier=arn)
+    until(lambda: arn not in cloud.cli("image", "ls").stdout, 30, "it is gone")
 
 
 def _lives_through_a_full_disk(vm: Vm, image: str) -> int:

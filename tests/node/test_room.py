@@ -55,6 +55,12 @@ async def test_a_launch_without_room_is_refused_and_what_guests_write_keeps_some
         await room.set_aside(disk / "vm-3", 20)
 
 
+def test_a_bake_needs_disk_for_the_memory_of_its_machine(disk: Path) -> None:
+    room.to_bake(disk, 76)
+    with pytest.raises(NoCapacity, match="no disk to bake an image with 77 MiB of memory"):
+        room.to_bake(disk, 77)
+
+
 async def test_a_vm_that_goes_on_gets_back_what_there_is(disk: Path) -> None:
     home = disk / "vm-1"
     await room.set_aside(home, 10)
