@@ -130,7 +130,8 @@ class Cloud:
         self.process = None
 
     def down(self) -> None:
-        """`rekindle down`: VMs terminated, relay and service gone."""
+        """`rekindle down`: VMs terminated, relay and service gone; connections to it as well."""
+        self.close_clients()
         if self.process is None:
             self.start()
         assert self.process is not None
