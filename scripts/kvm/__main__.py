@@ -37,7 +37,7 @@ PARTS = {
     "demo": [".venv/bin/python", "-m", "scripts.kvm.demo"],
     "clones": [*PYTEST, "tests/e2e/test_clones.py", "tests/e2e/test_hazards.py"],
     "restarts": [*PYTEST, "tests/e2e/test_restarts.py"],
-    "faults": [*PYTEST, "tests/e2e/test_faults.py"],
+    "faults": [*PYTEST, "tests/e2e/test_faults.py", "-m", "not long"],
     "generations": ["env", "REKINDLE_TEST_GENERATIONS=300", *PYTEST, "-s", "tests/driver/test_generations.py"],
 }
 SLOWNESS = 10

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
 from tests.e2e.cloud import Vm, reply
 from tests.e2e.conftest import IDLE, PAYLOAD
 from tests.faults.board import Fault, Strike
-from tests.faults.rig import Rig, named
+from tests.faults.rig import SETTLES_S, Rig, named
 from tests.waiting import until
 
 LAUNCH, SUSPEND, RESUME = "launch", "suspend", "resume"
@@ -117,8 +118,11 @@ class Life:
         self._step(1)
 
     def _found(self, vm_id: str) -> None:
-        endpoint = (self.rig.operator(f"/v1/microvms/{vm_id}") or {})["endpoint"]
-        self.vm = Vm(self.rig, vm_id, endpoint)
+        def told() -> dict[str, Any]:
+            self.rig.start_if_dead()
+            return self.rig.operator(f"/v1/microvms/{vm_id}") or {}
+
+        self.vm = Vm(self.rig, vm_id, until(told, SETTLES_S, f"{vm_id} is told of")["endpoint"])
 
     def _work(self, operation: str, strikes: Strikes = ()) -> None:
         vm = self._vm

@@ -147,7 +147,10 @@ class Rig(Cloud):
             return self.deaths >= sum(one.fault.ends_service for one in strikes)
         before = self.board.counts()
         a_moment(QUIET_S)
-        return settled() and self.board.counts() == before
+        return settled() and self.board.counts() == before and self._lives()
+
+    def _lives(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def rests(self, vm_id: str) -> bool:
         """No work is owed, and a VM that is said to run does."""
