@@ -23,6 +23,7 @@ MAX_ANSWER_BYTES = 4 << 20  #: the largest is the ring of an app's output, 1 MiB
 _MAX_LEASE_MS = 2**53
 _MAX_NAME = 64
 _MAX_EXIT_CODE = 255
+_NO_ROUTE = "rekindle-no-route"  #: the relay's own word; it lets no guest say it
 
 
 class RelayGone(MachineError):
@@ -227,6 +228,8 @@ class Guest:
             raise GuestError(f"{self._vm_id}: the guest agent gave no answer to {method} {path} in time") from err
         except httpx.TransportError as err:
             raise RelayGone(f"The relay went away during {method} {path} of {self._vm_id}") from err
+        if _NO_ROUTE in response.headers:
+            raise RelayGone(f"The relay that was asked {method} {path} of {self._vm_id} is a new one: it has no route")
         if response.status_code >= 400:
             raise GuestError(f"{self._vm_id}: the guest agent refused {method} {path}: {_reason(response)}")
         return response

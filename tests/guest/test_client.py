@@ -141,6 +141,21 @@ async def test_an_answer_that_breaks_off_is_no_answer() -> None:
             await one.wishes()
 
 
+def refuses(*headers: bytes) -> Say:
+    head = b"".join(header + b"\r\n" for header in (b"HTTP/1.1 404 Not Found", b"content-length: 2", *headers))
+    return lambda out: out.write(head + b"\r\n{}")
+
+
+async def test_a_relay_that_is_new_is_told_from_a_guest_that_refuses() -> None:
+    """Between the end of a relay and its routes in the next one: the work is done again, not given up."""
+    async with guest(refuses(b"rekindle-no-route: 1")) as (one, _):
+        with pytest.raises(RelayGone, match="has no route"):
+            await one.wishes()
+    async with guest(refuses()) as (one, _):
+        with pytest.raises(GuestError, match="refused"):
+            await one.wishes()
+
+
 async def test_what_the_app_may_read_about_itself_goes_in_the_query() -> None:
     async with guest(says({"seeded": True})) as (one, asked):
         await one.thaw(

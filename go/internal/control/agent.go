@@ -35,6 +35,7 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request, target *vm.VM) {
 	for name, values := range response.Header {
 		w.Header()[name] = values
 	}
+	w.Header().Del(noRoute)
 	w.WriteHeader(response.StatusCode)
 	if err := stream(w, response); err != nil {
 		panic(http.ErrAbortHandler) // so that the answer does not look whole

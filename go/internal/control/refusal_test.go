@@ -199,3 +199,23 @@ func TestBadControlRequestsSayWhatIsWrong(t *testing.T) {
 		t.Error(answer)
 	}
 }
+
+// A guest that could say it would be asked again for ever.
+func TestOnlyTheRelaySaysThatThereIsNoRoute(t *testing.T) {
+	r := startRelay(t)
+	m := r.running("vm-1", nil)
+	m.guest.Agent.HandleFunc("GET /v1/lies", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(noRoute, "1")
+		w.WriteHeader(http.StatusNotFound)
+	})
+	for path, said := range map[string]string{"/vms/vm-1/agent/v1/lies": "", "/vms/vm-2/agent/v1/lies": "1"} {
+		response, err := r.client.Get("http://relay" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if got := response.Header.Get(noRoute); response.StatusCode != 404 || got != said {
+			t.Errorf("%s: %d, %q", path, response.StatusCode, got)
+		}
+	}
+}

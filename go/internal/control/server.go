@@ -141,11 +141,16 @@ func (s *Server) deleteRoute(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, struct{}{})
 }
 
+// noRoute is set in the 404 of a VM without a route, and never in an answer of a guest: who asks a guest can tell a relay that is new from
+// an agent that refuses.
+const noRoute = "Rekindle-No-Route"
+
 // known answers 404 for a VM without a route.
 func (s *Server) known(handle func(http.ResponseWriter, *http.Request, *vm.VM)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		target := s.table.Get(r.PathValue("id"))
 		if target == nil {
+			w.Header().Set(noRoute, "1")
 			fail(w, http.StatusNotFound, fmt.Errorf("no route for %s", r.PathValue("id")))
 			return
 		}
