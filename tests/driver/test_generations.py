@@ -16,6 +16,7 @@ import pytest
 from rekindle.core.errors import MachineError
 from rekindle.driver import layers
 from rekindle.driver.base import Handle
+from tests.driver import hang
 from tests.driver.lab import Guest, Lab
 from tests.waiting import SLOWNESS
 
@@ -38,7 +39,7 @@ async def test_no_generation_of_a_long_chain_loses_anything(lab: Lab, launcher: 
             try:
                 written = await _one(guest, number, written)
             except (AssertionError, MachineError, OSError, TimeoutError) as err:
-                raise AssertionError(f"generation {number}: {err!r}; {await _end(lab, vm)}") from err
+                raise AssertionError(f"generation {number}: {err!r}; {await _end(lab, vm, guest)}") from err
             slept = await lab.suspend(vm, str(number))
         await layers.merge(launcher, spec, slept)
         layers.drop_older(spec.home / "snapshots", keep=slept.name)
@@ -83,11 +84,11 @@ async def _fork(lab: Lab, snap: Path, number: int, written: int) -> None:
     await asyncio.to_thread(shutil.rmtree, forked.home)
 
 
-async def _end(lab: Lab, vm: Handle) -> str:
-    """How the VMM ended, if it did."""
+async def _end(lab: Lab, vm: Handle, guest: Guest) -> str:
+    """How the VMM ended; else why its guest is silent."""
     try:
         async with asyncio.timeout(EXIT_S * SLOWNESS):
             ended = await lab.driver.wait(vm)
     except TimeoutError:
-        return "its VMM runs on"
+        return f"its VMM runs on\n{await hang.told(lab, vm, guest)}"
     return f"its VMM ended: {ended.kind.value} {ended.detail}"
