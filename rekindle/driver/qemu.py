@@ -22,6 +22,7 @@ from rekindle.driver import (
     files,
     freeze,
     host,
+    interrupts,
     jail,
     layers,
     machine,
@@ -215,7 +216,11 @@ class QemuDriver:
     # -- run
 
     async def pause(self, vm: Handle) -> None:
-        await (await self._link(vm)).ask("stop")
+        link = await self._link(vm)
+        if vm.extra["accel"] == Accel.KVM.value:
+            await interrupts.stop_between(link, Facts.of(vm).vcpus, vm.vm_id)
+        else:
+            await link.ask("stop")
 
     async def unpause(self, vm: Handle) -> None:
         link = await self._link(vm)

@@ -26,8 +26,8 @@ LEFT_OUT = {
     "rekindle/driver": {
         "process": "one step for its callers", "qmp": "one step for its callers", "jail": "one step for its callers",
         "cgroup": "one step for its callers", "leftovers": "one step for its callers", "qcow2": "one file at once",
-        "pagemap": "reads", "probe": "the start of the service", "host": "reads", "machine": "values",
-        "facts": "values", "base": "values", "progress": "in memory only",
+        "interrupts": "one step for its callers", "pagemap": "reads", "probe": "the start of the service",
+        "host": "reads", "machine": "values", "facts": "values", "base": "values", "progress": "in memory only",
     },
 }  # fmt: skip
 #: Calls that change what the next start finds.
