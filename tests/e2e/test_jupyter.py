@@ -23,7 +23,7 @@ def lab(tmp_path: Path, tools_dir: Path) -> Iterator[tuple[Cloud, str]]:
     cloud.configure(quiet='sets = ["jupyterlab"]')
     try:
         cloud.start()
-        files = {one.name: one.read_bytes() for one in (ROOT / "examples/jupyterlab").iterdir()}
+        files = {one.name: one.read_bytes() for one in (ROOT / "examples/jupyterlab").iterdir() if one.is_file()}
         hooks = {"port": 9000, "microvmImageHooks": {"ready": "ENABLED", "readyTimeoutInSeconds": 600}}
         arn = cloud.create_image("jupyterlab", files, resources=[{"minimumMemoryInMiB": 1024}], hooks=hooks)
         yield cloud, cloud.built(arn, 1800)

@@ -18,6 +18,11 @@ UNREACHED: dict[tuple[str, str, str], str] = {
         "await threads.finish(remove_tree, layout.image(folder))",
     ): "the image is deleted in the moment in which it is whole: tests/node/test_removals.py",
     (
+        "rekindle/node/builds.py",
+        "make",
+        'await _failed(shop, version, log, BuildFailed("INTERNAL_PLATFORM_ERROR", err.message))',
+    ): "the disk is full before the boot: tests/e2e/test_faults.py",
+    (
         "rekindle/driver/qemu.py",
         "QemuDriver.unpause",
         "await stalls.go_on(link, vm.vm_id)",
