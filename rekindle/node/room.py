@@ -44,10 +44,7 @@ def to_bake(home: Path, memory_mib: int) -> None:
     The driver sets it aside. What its snapshot needs beside it, at most as much again, is not known before.
     """
     if free_bytes(home) < memory_mib * MIB + FREE_BYTES:
-        raise NoCapacity(
-            f"This machine has no disk to bake an image with {memory_mib} MiB of memory: "
-            f"so much and {FREE_BYTES // MIB} MiB more must be free in {home.parent}."
-        )
+        raise _none(f"to bake an image with {memory_mib} MiB of memory")
 
 
 def free_bytes(folder: Path) -> int:
@@ -56,21 +53,20 @@ def free_bytes(folder: Path) -> int:
 
 
 def _set_aside(home: Path, memory_mib: int) -> None:
+    none = _none(f"for another MicroVM with {memory_mib} MiB of memory to sleep on")
     try:
         home.mkdir(mode=0o700, exist_ok=True)
         if not (home / reserve.FOLDER).is_dir() and not _has_room(home, memory_mib):
-            raise _none(memory_mib)
+            raise none
         reserve.make(home, memory_mib * MIB)
     except OSError as err:
-        raise _none(memory_mib) from err
+        raise none from err
 
 
 def _has_room(home: Path, memory_mib: int) -> bool:
     return free_bytes(home) >= reserve.delta_bytes(memory_mib * MIB) + reserve.SLACK_BYTES + FREE_BYTES
 
 
-def _none(memory_mib: int) -> NoCapacity:
-    return NoCapacity(
-        f"This machine has no disk for another MicroVM with {memory_mib} MiB of memory to sleep on: "
-        f"so much and {FREE_BYTES // MIB} MiB more must be free."
-    )
+def _none(what_for: str) -> NoCapacity:
+    """Tenants read it: it names no folder of the host."""
+    return NoCapacity(f"This machine has no disk {what_for}: so much and {FREE_BYTES // MIB} MiB more must be free.")

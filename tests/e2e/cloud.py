@@ -110,8 +110,13 @@ class Cloud:
                 start_new_session=True,
             )
 
+    @property
+    def lives(self) -> bool:
+        """Whether the service that was started last has a process."""
+        return self.process is not None and self.process.poll() is None
+
     def _up(self) -> bool:
-        if self.process is None or self.process.poll() is not None:
+        if not self.lives:
             raise AssertionError(f"serve ended:\n{self.log()[-4000:]}")
         return self.cli("ps", "--json", check=False).returncode == 0
 

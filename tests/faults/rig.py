@@ -47,7 +47,7 @@ class Rig(Cloud):
         self.program = (sys.executable, "-m", "tests.faults.launcher", path)
 
     def _up(self) -> bool:
-        if self.process is None or self.process.poll() is not None:
+        if not self.lives:
             raise AssertionError(f"serve ended:\n{self.log()[-_LOG_CHARS:]}")
         return bool(self.operator("/v1/status"))
 
@@ -66,7 +66,7 @@ class Rig(Cloud):
         return found
 
     def start_if_dead(self) -> None:
-        while self.process is None or self.process.poll() is not None:
+        while not self.lives:
             before = self.board.struck
             self.process = None
             self.deaths += 1
@@ -148,10 +148,7 @@ class Rig(Cloud):
             return self.deaths >= sum(one.fault.ends_service for one in strikes)
         before = self.board.counts()
         a_moment(QUIET_S)
-        return settled() and self.board.counts() == before and self._lives()
-
-    def _lives(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return settled() and self.board.counts() == before and self.lives
 
     def rests(self, vm_id: str) -> bool:
         """No work is owed, and a VM that is said to run does."""

@@ -57,8 +57,9 @@ async def test_a_launch_without_room_is_refused_and_what_guests_write_keeps_some
 
 def test_a_bake_needs_disk_for_the_memory_of_its_machine(disk: Path) -> None:
     room.to_bake(disk, 76)
-    with pytest.raises(NoCapacity, match="no disk to bake an image with 77 MiB of memory"):
+    with pytest.raises(NoCapacity, match="no disk to bake an image with 77 MiB of memory") as refused:
         room.to_bake(disk, 77)
+    assert str(disk) not in refused.value.message, "tenants read it"
 
 
 async def test_a_vm_that_goes_on_gets_back_what_there_is(disk: Path) -> None:
