@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from rekindle.driver import machine
-from rekindle.driver.base import Handle
+from rekindle.driver.base import Accel, Handle
 from rekindle.driver.process import started_ticks
 from rekindle.driver.qemu import QemuDriver
 from tests.driver.test_qmp import GREETING
 
 
-async def sleeper(home: Path) -> Handle:
+@contextmanager
+def sleeper(home: Path) -> Iterator[Handle]:
     """A process that stands for a VMM."""
-    process = await asyncio.create_subprocess_exec("sleep", "600")
-    ticks = started_ticks(process.pid)
-    assert ticks is not None
-    return Handle(vm_id=home.name, pid=process.pid, started_ticks=ticks, home=home, extra={"cgroups": []})
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            ticks = started_ticks(process.pid)
+            assert ticks is not None
+            extra = {"cgroups": [], "accel": Accel.TCG.value}
+            yield Handle(vm_id=home.name, pid=process.pid, started_ticks=ticks, home=home, extra=extra)
+        finally:
+            process.kill()
 
 
 @asynccontextmanager
@@ -48,19 +54,19 @@ async def vmm(home: Path, *, mute: bool) -> AsyncIterator[asyncio.Event]:
 
 async def test_a_vmm_that_does_not_answer_delays_no_other(tmp_path: Path) -> None:
     driver = QemuDriver(Path("/nonexistent"))
-    mute, other = await sleeper(tmp_path / "mute"), await sleeper(tmp_path / "other")
-    try:
-        async with (
-            vmm(mute.home, mute=True) as connected,
-            vmm(other.home, mute=False),
-            asyncio.TaskGroup() as own,
-        ):
-            hanging = own.create_task(driver.pause(mute))
-            await asyncio.wait_for(connected.wait(), 5)
-            await asyncio.wait_for(driver.pause(other), 5)
-            assert not hanging.done()
-            hanging.cancel()
+    with sleeper(tmp_path / "mute") as mute, sleeper(tmp_path / "other") as other:
+        try:
+            async with (
+                vmm(mute.home, mute=True) as connected,
+                vmm(other.home, mute=False),
+                asyncio.TaskGroup() as own,
+            ):
+                hanging = own.create_task(driver.pause(mute))
+                await asyncio.wait_for(connected.wait(), 5)
+                await asyncio.wait_for(driver.pause(other), 5)
+                assert not hanging.done()
+                hanging.cancel()
+                await driver.kill(other)
+        finally:
+            await driver.kill(mute)
             await driver.kill(other)
-    finally:
-        await driver.kill(mute)
-        await driver.kill(other)
