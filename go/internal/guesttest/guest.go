@@ -34,7 +34,7 @@ type Guest struct {
 	conns    map[net.Conn]bool
 	out      *channel.Client // the session of the *out* port, nil without one
 	came     sync.Cond       // out has changed
-	sessions []*http.Server  // of *in*
+	sessions []*session      // of *in*
 	done     sync.WaitGroup
 }
 
@@ -127,16 +127,13 @@ func (g *Guest) serveIn(conn net.Conn) {
 	if channel.Answer(conn) != nil {
 		return
 	}
-	server := channel.NewServer(http.HandlerFunc(g.answer))
-	server.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateActive { // a server that is shut down before never begins
-			g.mu.Lock()
-			g.sessions = append(g.sessions, server)
-			g.mu.Unlock()
-		}
-	}
 	session := newSession(conn)
-	server.Serve(session)
+	session.begun = func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.sessions = append(g.sessions, session)
+	}
+	channel.NewServer(http.HandlerFunc(g.answer)).Serve(session)
 	conn.SetReadDeadline(time.Time{})
 	io.Copy(io.Discard, conn) // the port stays open until the host closes it
 }
@@ -149,7 +146,7 @@ func (g *Guest) EndSession() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, session := range g.sessions {
-		session.Shutdown(context.Background())
+		session.SayGoodbye()
 	}
 	g.sessions = nil
 }

@@ -12,6 +12,8 @@ type session struct {
 	net.Conn
 	handed  bool
 	over    chan struct{}
+	begun   func() // called when the session's first bytes (its SETTINGS) are out
+	begin   sync.Once
 	closing sync.Once
 }
 
@@ -27,8 +29,22 @@ func (s *session) Accept() (net.Conn, error) {
 	return nil, net.ErrClosed
 }
 
-// Close is both the listener's and the connection's: an HTTP server that shuts down closes the listener first, so only a connection
-// that is read no more is at its end.
+func (s *session) Write(data []byte) (int, error) {
+	n, err := s.Conn.Write(data)
+	s.begin.Do(s.begun)
+	return n, err
+}
+
+// goAway is the HTTP/2 frame that ends a session in good order: no error, and every stream until now was answered (RFC 9113 §6.8).
+var goAway = []byte{0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}
+
+// SayGoodbye ends the session while no request is open. (http.Server's Shutdown closes an idle connection at once, and its GOAWAY may come too late.)
+func (s *session) SayGoodbye() {
+	s.Conn.Write(goAway) // fails only when the host is gone
+	s.Close()
+}
+
+// Close is both the listener's and the connection's. It ends what reads and leaves the socket open.
 func (s *session) Close() error {
 	s.closing.Do(func() {
 		s.SetReadDeadline(time.Unix(1, 0))
