@@ -30,6 +30,10 @@ class RelayGone(MachineError):
     """The relay does not answer on its socket: nothing is known about the guest; try again when it is back."""
 
 
+class NoRoute(RelayGone):
+    """The relay answers and has no route to the VM: it is a new one, or the route was dropped as the VM ended."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HookCall:
     """One call of a lifecycle hook as the guest shall see it (spec §4.1)."""
@@ -229,7 +233,7 @@ class Guest:
         except httpx.TransportError as err:
             raise RelayGone(f"The relay went away during {method} {path} of {self._vm_id}") from err
         if _NO_ROUTE in response.headers:
-            raise RelayGone(f"The relay that was asked {method} {path} of {self._vm_id} is a new one: it has no route")
+            raise NoRoute(f"The relay that was asked {method} {path} of {self._vm_id} has no route to it")
         if response.status_code >= 400:
             raise GuestError(f"{self._vm_id}: the guest agent refused {method} {path}: {_reason(response)}")
         return response

@@ -24,7 +24,7 @@ from rekindle.core.lifecycle import Fact
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import leftovers, reserve
 from rekindle.driver.base import Handle, MachineSpec
-from rekindle.guest.client import HookCall, RelayGone
+from rekindle.guest.client import HookCall, NoRoute, RelayGone
 from rekindle.node import confirm, hooks, room
 from rekindle.node.machine import Baked, Host, about, hostname_of, machine_id_of, spec_of
 from rekindle.node.relay import Relay
@@ -82,7 +82,8 @@ async def suspend(at: Hands, vm: MicroVM, handle: Handle | None, baked: Baked) -
     """From a running VM to a snapshot and no process. `handle` is None when the process is gone already.
 
     Raises HookFailed when the app's suspend hook failed (the VM was not touched), MachineError when the snapshot could
-    not be written (the VM is paused and whole: see `wake_again`).
+    not be written (the VM is paused and whole: see `wake_again`), NotCleared when all is done but for what is left of
+    the VMM: the same work once more does that.
     """
     into = at.host.layout.sleep(vm.id, vm.revision)
     if not (into / "manifest.json").exists():
@@ -93,7 +94,10 @@ async def suspend(at: Hands, vm: MicroVM, handle: Handle | None, baked: Baked) -
         await at.host.driver.pause(handle)
         await at.host.driver.snapshot(handle, into)
     if handle is not None:
-        await at.host.driver.kill(handle)
+        try:
+            await at.host.driver.kill(handle)
+        except Exception as err:
+            raise NotCleared(f"{vm.id} sleeps, and its VMM could not be cleared away: {err}") from err
     changes = {"snapshot": vm.revision, "suspended_at_ms": at.clock(), "handle": None}
     return Done(fact=Fact.SUSPENDED, changes=changes)
 
@@ -119,6 +123,10 @@ async def stop(at: Hands, vm: MicroVM, handle: Handle | None, farewell: HookCall
 
 class ProcessGone(MachineError):
     """The VMM ended while its work was not done."""
+
+
+class NotCleared(MachineError):
+    """The snapshot is whole and what ran is not gone: the VM must not go on, nor fall back to an older snapshot."""
 
 
 def remove_tree(folder: Path) -> None:
@@ -175,13 +183,16 @@ async def _freeze(at: Hands, vm: MicroVM, handle: Handle, hook: HookCall | None)
 
 
 async def _last_words(at: Hands, vm: MicroVM, farewell: HookCall | None) -> str | None:
-    """The terminate hook, then the last of the app's output: best effort, as on AWS (spec §4.4). How the hook went."""
+    """The terminate hook, then the last of the app's output: best effort, as on AWS (spec §4.4). How the hook went.
+
+    A VM that ends gets no new route: what a stop that was cut off had dropped, or a relay that died has lost, is gone.
+    """
     told = None
     if farewell is not None:
         try:
             async with asyncio.timeout(farewell.timeout_s + LAST_WORDS_S):
                 told = hooks.farewell(await at.relay.guest(vm.id).hook(farewell))
-        except (GuestError, TimeoutError) as err:
+        except (GuestError, NoRoute, TimeoutError) as err:
             told = f"The guest gave no answer. {err}".strip()
     await _keep_output(at, vm)
     return told

@@ -27,7 +27,7 @@ FELL_BACK = "The VMM ended; the MicroVM is back at its last suspended state."
 
 
 class Works:
-    """For one keeper. Raises RelayGone, DiskFull and Stale, and what no work expects: the row is as it was then."""
+    """For one keeper. Raises RelayGone, DiskFull, NotCleared, Stale and what no work expects: the row is as it was."""
 
     def __init__(self, at: Hands, store: Store, baked: Callable[[MicroVM], Awaitable[Baked]]) -> None:
         self._at = at
@@ -91,7 +91,7 @@ class Works:
         baked = await self._baked_of(vm)
         try:
             done = await perform.suspend(self._at, vm, handle, baked)
-        except (RelayGone, DiskFull):
+        except (RelayGone, DiskFull, perform.NotCleared):
             raise
         except HookFailed as err:
             may_go_on = self._at.host.config.hooks.failed_suspend == "keep_running"

@@ -149,7 +149,7 @@ def refuses(*headers: bytes) -> Say:
 async def test_a_relay_that_is_new_is_told_from_a_guest_that_refuses() -> None:
     """Between the end of a relay and its routes in the next one: the work is done again, not given up."""
     async with guest(refuses(b"rekindle-no-route: 1")) as (one, _):
-        with pytest.raises(RelayGone, match="has no route"):
+        with pytest.raises(RelayGone, match="has no route to it"):
             await one.wishes()
     async with guest(refuses()) as (one, _):
         with pytest.raises(GuestError, match="refused"):

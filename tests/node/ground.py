@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from rekindle.core.errors import GuestError, MachineError
 from rekindle.core.image import Hooks
 from rekindle.core.microvm import MicroVM
 from rekindle.driver.base import Accel, Exit, ExitKind, Handle, MachineSpec, Snapshot
-from rekindle.guest.client import AppEnd, HookCall, HookResult, RelayGone, Thawed, Wishes
+from rekindle.guest.client import AppEnd, HookCall, HookResult, NoRoute, RelayGone, Thawed, Wishes
 from rekindle.image.toolbox import Toolbox
 from rekindle.node.confirm import boot_id_of
 from rekindle.node.layout import Layout
@@ -99,12 +99,18 @@ class Guest:
         self.may_thaw = asyncio.Event()
         self.may_thaw.set()
         self.says: dict[str, Any] = {}  #: what its answer to a thaw has instead of the truth
+        self.has_route: Callable[[], bool] = lambda: True
+
+    def _asked(self) -> None:
+        if not self.has_route():
+            raise NoRoute("no route to the guest")
 
     def say(self, wishes: Wishes) -> None:
         self.said = wishes
         self.wished.set()
 
     async def thaw(self, *, hook: HookCall | None, now_ns: int, hostname: str, machine_id: str, **_: object) -> Thawed:
+        self._asked()
         await self.may_thaw.wait()
         self.said = NO_WISHES
         answer = {
@@ -124,6 +130,7 @@ class Guest:
         return await self.hook(hook) if hook else None
 
     async def hook(self, call: HookCall) -> HookResult:
+        self._asked()
         self.hooks.append(call.name)
         if call.name in self.dies_in and not self.app_ended.done():
             self.app_ended.set_result(AppEnd(exit_code=7, oom_kills=0))
@@ -154,6 +161,7 @@ class Guest:
         await asyncio.wait((self.app_ended,))
 
     async def logs(self, offset: int) -> tuple[bytes, int]:
+        self._asked()
         return b"bye\n", 4
 
 
@@ -218,6 +226,7 @@ class FakeRelay:
         }
 
     def guest(self, vm_id: str) -> Guest:
+        self.one.has_route = lambda: vm_id in self.routes
         return self.one
 
 

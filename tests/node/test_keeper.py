@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rekindle.core.errors import MachineError
+from rekindle.core.image import Hook, Hooks
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import layers
@@ -191,6 +192,26 @@ async def test_a_suspend_that_fails_in_any_way_lets_the_vm_go_on(stage: Stage, f
         await scene.routed("running")
 
 
+@pytest.mark.parametrize("fault", [MachineError("it does not end"), OSError(5, "Input/output error")])
+async def test_a_vm_whose_snapshot_is_whole_falls_back_to_no_older_one(stage: Stage, fault: Exception) -> None:
+    """What is left of the VMM is cleared away in a further attempt: the VM must not go on beside its snapshot."""
+    async with stage() as scene:
+        await scene.sleeps()
+        await scene.ask(Ask.RESUME)
+        awake = await scene.reaches(Phase.RUNNING)
+        unpaused = scene.driver.calls.count("unpause")
+        scene.driver.failing["kill"] = [fault, fault]
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDING)
+        asleep = await scene.reaches(Phase.SUSPENDED)
+        assert asleep.snapshot is not None
+        assert asleep.snapshot > awake.snapshot
+        assert scene.driver.calls.count("snapshot") == 2
+        assert scene.driver.calls.count("unpause") == unpaused + 1  # by the freeze, and never again
+        assert scene.driver.running() == []
+        assert (await scene.told()).count("a work failed and is tried again") == 1
+
+
 class Tidying:
     """Stands where `sleep.tidy` does, and takes as long as the test wants."""
 
@@ -245,6 +266,18 @@ async def test_a_work_that_fails_unexpectedly_is_told_once_and_tried_again(stage
         await scene.reaches(Phase.TERMINATED)
         assert scene.driver.running() == []
         assert (await scene.told()).count("a work failed and is tried again") == 1
+
+
+async def test_a_stop_that_was_cut_off_behind_its_route_ends_without_one(stage: Stage) -> None:
+    """The relay has no route to ask the guest by, and a VM that ends is given none."""
+    async with stage() as scene:
+        scene.image.hooks = Hooks(port=9000, enabled=(Hook(name="terminate", timeout_s=1),))
+        await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["kill"] = [OSError(5, "Input/output error")]
+        await scene.ask(Ask.TERMINATE)
+        await scene.reaches(Phase.TERMINATED)
+        assert scene.driver.running() == []
+        assert scene.relay.one.hooks == ["terminate"]
 
 
 async def test_a_start_that_hangs_does_not_keep_a_vm_from_ending(stage: Stage) -> None:
