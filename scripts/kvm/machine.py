@@ -1,5 +1,6 @@
-"""The outer machine: QEMU in software emulation with AMD's SVM and nested paging, four disks, no network.
+"""The outer machine: QEMU in software emulation with AMD's SVM and nested paging, four disks, one CPU, no network.
 
+One CPU: with two, each in a thread of its own, guests of its KVM and then the machine itself were reset without a word.
 A microvm without PIT, as the product's own: on a busy host a q35's kernel hangs when it measures its timers.
 
 What runs inside speaks through a port of its own, shown as it comes; the kernel's console goes to a file.
@@ -24,34 +25,46 @@ RESULTS_MIB = 256
 END = "nested: end "  #: the last line from inside, with the exit status
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended(Exception):
+    """A machine ended before what it was asked for was done."""
+
+
+@dataclass(kw_only=True, slots=True)
 class Machine:
+    name: str  #: before each of its lines; empty when it is the only one
     toolbox: Path  #: whose QEMU runs it
     system: Path  #: the folder of `disks.system`
     library: Path
     checkout: Path
     tsc_khz: int  #: of this host: on a busy one the kernel inside fails to measure it and hangs
-    scratch: Path  #: overlays, console, results; the caller's to remove
+    scratch: Path  #: a folder of its own for overlays, console, results; the caller's to make and remove
+    _vmm: subprocess.Popen[bytes] | None = None
+
+    @property
+    def results(self) -> Path:
+        return self.scratch / "results"
 
     def run(self, within_s: float) -> int:
         """Run to its end and unpack the results into `scratch/results`; the exit status from inside.
 
-        Raises SystemExit when the machine ended without saying one, or did not end in time.
+        Raises Ended when the machine ended without saying one, or did not end in time.
         """
-        results = self.scratch / "results.tar"
-        with results.open("wb") as file:
+        packed = self.scratch / "results.tar"
+        with packed.open("wb") as file:
             file.truncate(RESULTS_MIB << 20)
         status = self._watched(within_s)
-        if status is None:
-            last = self._console()[-2000:]
-            raise SystemExit(f"the nested machine ended without a result (console: {self.scratch}/console)\n{last}")
-        with tarfile.open(results) as tar:
-            tar.extractall(self.scratch / "results", filter="data")
+        with tarfile.open(packed) as tar:
+            tar.extractall(self.results, filter="data")
         return status
 
-    def _watched(self, within_s: float) -> int | None:
-        """Show what it says until it ends; the status that it said."""
-        vmm = subprocess.Popen(
+    def kill(self) -> None:
+        """From another thread: `run` raises Ended then."""
+        if self._vmm is not None:
+            self._vmm.kill()
+
+    def _watched(self, within_s: float) -> int:
+        """Show what it says until it ends; the status that it said. Raises Ended."""
+        vmm = self._vmm = subprocess.Popen(
             self._line(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -67,15 +80,21 @@ class Machine:
                 if line.startswith(END):
                     status = int(line.removeprefix(END))
                 else:
-                    say(line)
+                    say(f"{self.name}| {line}" if self.name else line)
             vmm.wait()
         finally:
             late.cancel()
             vmm.kill()
             vmm.wait()
-        if status is None and vmm.returncode == -signal.SIGKILL:
-            raise SystemExit(f"the nested machine was not done after {within_s:.0f} s and was ended")
-        return status
+        if status is not None:
+            return status
+        if vmm.returncode == -signal.SIGKILL:
+            raise Ended(f"the nested machine was not done after {within_s:.0f} s, or its run was given up")
+        console = f"console: {self.scratch}/console"
+        raise Ended(
+            f"the nested machine ended without a result, its QEMU with status {vmm.returncode} ({console})\n"
+            f"{self._console()[-2000:]}"
+        )
 
     def _console(self) -> str:
         return (self.scratch / "console").read_text(errors="replace")
@@ -91,7 +110,7 @@ class Machine:
             *tree_program(self.toolbox, "qemu-system-x86_64"),
             "-L", str(share / "qemu"), "-L", str(share / "seabios"),
             "-M", "microvm,accel=tcg,pit=off,pic=off,rtc=on,isa-serial=on",
-            "-cpu", "EPYC,+svm,+npt", "-smp", "2", "-m", f"{MEMORY_MIB}M",
+            "-cpu", "EPYC,+svm,+npt", "-smp", "1", "-m", f"{MEMORY_MIB}M",
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-serial", f"file:{self.scratch / 'console'}",
             "-device", "virtio-serial-device", "-chardev", "file,id=said,path=/proc/self/fd/1",
