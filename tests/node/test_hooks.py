@@ -121,6 +121,19 @@ async def test_a_snapshot_and_a_resume_hook_that_fail_together_do_not_cost_the_v
         assert "why the suspend failed" in await scene.told()
 
 
+async def test_an_app_that_exits_behind_a_snapshot_that_failed_is_told_as_that(stage: Stage) -> None:
+    async with stage() as scene:
+        with_hooks(scene, "suspend", "resume").relay.one.dies_in.add("resume")
+        await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["snapshot"] = [OSError(28, "No space left on device")]
+        await scene.ask(Ask.SUSPEND)
+        assert (await scene.reaches(Phase.TERMINATED)).state_reason == ENDED
+        assert "OSError: [Errno 28] No space left on device" in [
+            event.why for event in await scene.store.events(scene.vm_id, 99)
+        ]
+        assert scene.driver.running() == []
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

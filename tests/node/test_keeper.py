@@ -268,6 +268,35 @@ async def test_a_work_that_fails_unexpectedly_is_told_once_and_tried_again(stage
         assert (await scene.told()).count("a work failed and is tried again") == 1
 
 
+async def test_a_vm_that_neither_sleeps_nor_goes_on_falls_back_to_its_last_sleep(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.sleeps()
+        slept = await scene.row()
+        await scene.ask(Ask.RESUME)
+        await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["snapshot"] = [OSError(5, "Input/output error")]
+        scene.relay.one.says["seeded"] = False  # it is asked to go on and cannot be served
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDING)
+        fallen = await scene.reaches(Phase.SUSPENDED)
+        assert (fallen.snapshot, fallen.handle) == (slept.snapshot, None)
+        assert "why it fell back" in await scene.told()
+        assert scene.driver.running() == []
+
+
+async def test_a_vm_that_is_terminated_as_its_start_ends_leaves_no_process(stage: Stage) -> None:
+    """Nobody pokes the keeper in between: the start is done, and its fact comes too late."""
+    async with stage() as scene:
+        scene.relay.one.may_thaw.clear()
+        await scene.called("unpause")
+        await scene.store.ask(scene.vm_id, Ask.TERMINATE)
+        scene.relay.one.may_thaw.set()
+        over = await scene.reaches(Phase.TERMINATED)
+        assert over.handle is None
+        assert scene.driver.running() == []
+        assert "PENDING -> RUNNING" not in await scene.told()
+
+
 async def test_a_stop_that_was_cut_off_behind_its_route_ends_without_one(stage: Stage) -> None:
     """The relay has no route to ask the guest by, and a VM that ends is given none."""
     async with stage() as scene:
