@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def test_the_table_of_the_unreached_is_of_this_source() -> None:
     there = {one.key for one in collect()}
     assert [key for key in UNREACHED if key not in there] == []
     assert len(there) > 250, f"the works at {ROOT} have no boundaries"
+
+
+def test_every_unreached_boundary_is_one_of_a_test_that_is_there() -> None:
+    for reason in UNREACHED.values():
+        file, _, test = reason.rpartition(": ")[2].partition("::")
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), reason
 
 
 def test_a_sample_of_all_faults_at_all_boundaries(rig: Rig, baked: str, seed: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 from rekindle.core.errors import Invalid, NotFound, Stale
 from rekindle.core.image import ImageState, Version, VersionState
 from rekindle.core.lifecycle import Ask
-from rekindle.node import builds, removals
+from rekindle.driver.base import Snapshot
+from rekindle.image.build import Built
+from rekindle.image.buildah import ImageConfig
+from rekindle.node import bake, builds, removals
 from rekindle.node.agent import Agent
 from rekindle.node.builds import Workshop
 from rekindle.node.layout import Layout
@@ -23,7 +27,7 @@ from rekindle.node.relay import Relay as RealRelay
 from rekindle.store.db import Store
 from tests.node.ground import Driver, hands
 from tests.node.test_agent import Relay, at_work
-from tests.store.rows import HandClock, arn, built_image, image_rows, started, updated_image
+from tests.store.rows import ACCOUNT, HandClock, arn, built_image, image_rows, started, updated_image
 from tests.waiting import until_async
 
 ARN = arn("demo")
@@ -196,3 +200,35 @@ async def test_a_builder_whose_row_moved_on_ends_without_a_word(
     version = await store.version(ARN, "1.0")
     assert version is not None
     assert version.state is VersionState.PENDING  # nobody called it failed
+
+
+async def test_an_image_whose_row_moved_on_leaves_no_folder(
+    state: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was whole and had its lasting name; another service has said meanwhile how the build ended."""
+    images: list[list[str]] = []
+    layout = Layout(state)
+
+    async def built(_shop: Workshop, _version: Version, _work: Path, out: Path, _log: object) -> Built:
+        (out / "root.erofs").write_bytes(b"root")
+        config = ImageConfig(env={}, argv=("/app",), workdir="/", user="", exposed=(), stop_signal="SIGTERM")
+        return Built(config=config, root_disk=out / "root.erofs", code_install_bytes=1, image_bytes=4)
+
+    async def baked(_oven: object, version: Version, _config: object, folder: Path, _log: object) -> Snapshot:
+        await store.build_failed(version, reason="by another service")
+        return Snapshot(folder=folder / "snapshot", memory_bytes=1, disk_bytes=1, private_bytes=1)
+
+    async def valid(*_: object) -> None:
+        images.append(sorted(path.name for path in (layout.images / ACCOUNT).iterdir()))
+
+    monkeypatch.setattr(builds, "_build", built)
+    monkeypatch.setattr(bake, "bake", baked)
+    monkeypatch.setattr(bake, "validate", valid)
+    at = hands(state, Driver(), Relay(), HandClock())
+    shop = cast(Workshop, SimpleNamespace(oven=SimpleNamespace(host=at.host), store=store, clock=at.clock))
+    _, version = await store.create_image(*image_rows(), client_token=None, token_digest="")
+    with pytest.raises(Stale):
+        await builds.make(shop, version)
+    assert len(images[0]) == 1, "there was something to remove"
+    assert list((layout.images / ACCOUNT).iterdir()) == []
+    assert list(layout.builds.iterdir()) == []
