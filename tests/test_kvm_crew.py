@@ -54,7 +54,7 @@ def test_every_part_has_a_time_to_share_it_out_by() -> None:
 
 def test_a_machine_that_ended_early_takes_none_of_the_others_with_it(tmp_path: Path) -> None:
     machines = [stage(tmp_path, "one"), stage(tmp_path, "two", None), stage(tmp_path, "three", 2)]
-    assert crew.run(machines, 1) == ["reset without a word", "2 of its parts failed"]
+    assert crew.run(machines, 1) == ["machine two: reset without a word", "machine three: 2 of its parts failed"]
     told = crew.gather(machines, tmp_path / "all")
     assert told == json.loads((tmp_path / "all/parts.json").read_text())
     assert list(told) == ["one", "three"]

@@ -33,11 +33,12 @@ def run(machines: Sequence[Machine], within_s: float) -> list[str]:
 
 
 def _outcome(machine: Machine, within_s: float) -> str:
+    name = f"machine {machine.name}".rstrip()
     try:
         failed = machine.run(within_s)
     except Ended as err:
-        return str(err)
-    return f"{failed} of its parts failed" if failed else ""
+        return f"{name}: {err}"
+    return f"{name}: {failed} of its parts failed" if failed else ""
 
 
 def gather(machines: Iterable[Machine], out: Path) -> dict[str, dict[str, object]]:

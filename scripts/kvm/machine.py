@@ -89,10 +89,9 @@ class Machine:
         if status is not None:
             return status
         if vmm.returncode == -signal.SIGKILL:
-            raise Ended(f"the nested machine was not done after {within_s:.0f} s, or its run was given up")
-        console = f"console: {self.scratch}/console"
+            raise Ended(f"it was not done after {within_s:.0f} s, or its run was given up")
         raise Ended(
-            f"the nested machine ended without a result, its QEMU with status {vmm.returncode} ({console})\n"
+            f"it ended without a result, its QEMU with status {vmm.returncode}; its last words (--keep keeps all):\n"
             f"{self._console()[-2000:]}"
         )
 
