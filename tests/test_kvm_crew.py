@@ -79,3 +79,20 @@ def test_a_run_that_is_given_up_leaves_no_machine(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         crew.run(machines, 30)
     assert gone.is_set()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_machine_is_given_up_before_and_after_it_has_begun(tmp_path: Path, begun: bool) -> None:
+    class Sleeps(Machine):
+        def _line(self) -> list[str]:
+            return ["/bin/sleep", "60"]
+
+    machine = Sleeps(
+        name="", toolbox=tmp_path, system=tmp_path, library=tmp_path, checkout=tmp_path, tsc_khz=1, scratch=tmp_path
+    )
+    if begun:
+        threading.Timer(0.1, machine.kill).start()
+    else:
+        machine.kill()
+    with pytest.raises(Ended, match="given up"):
+        machine.run(50)

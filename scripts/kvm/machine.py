@@ -39,6 +39,7 @@ class Machine:
     tsc_khz: int  #: of this host: on a busy one the kernel inside fails to measure it and hangs
     scratch: Path  #: a folder of its own for overlays, console, results; the caller's to make and remove
     _vmm: subprocess.Popen[bytes] | None = None
+    _given_up: bool = False
 
     @property
     def results(self) -> Path:
@@ -58,7 +59,8 @@ class Machine:
         return status
 
     def kill(self) -> None:
-        """From another thread: `run` raises Ended then."""
+        """From another thread: `run` raises Ended then, also when it has not begun yet."""
+        self._given_up = True
         if self._vmm is not None:
             self._vmm.kill()
 
@@ -71,16 +73,19 @@ class Machine:
             stderr=sys.stderr,
             env={"TMPDIR": str(self.scratch), "PATH": "/usr/bin:/bin"},
         )
+        if self._given_up:  # before there was anything to kill
+            vmm.kill()
         late = threading.Timer(within_s, vmm.send_signal, [signal.SIGKILL])
         late.start()
         status = None
         try:
-            for raw in cast(IO[bytes], vmm.stdout):
-                line = raw.decode(errors="replace").rstrip("\r\n")
-                if line.startswith(END):
-                    status = int(line.removeprefix(END))
-                else:
-                    say(f"{self.name}| {line}" if self.name else line)
+            with cast(IO[bytes], vmm.stdout) as said:
+                for raw in said:
+                    line = raw.decode(errors="replace").rstrip("\r\n")
+                    if line.startswith(END):
+                        status = int(line.removeprefix(END))
+                    else:
+                        say(f"{self.name}| {line}" if self.name else line)
             vmm.wait()
         finally:
             late.cancel()

@@ -13,7 +13,7 @@ import pytest
 
 from rekindle.core.errors import GuestError
 from rekindle.guest import client
-from rekindle.guest.client import MAX_ANSWER_BYTES, AppEnd, Guest, Lease, RelayGone, Wishes
+from rekindle.guest.client import MAX_ANSWER_BYTES, AppEnd, Guest, Lease, NoRoute, RelayGone, Wishes
 
 Say = Callable[[asyncio.StreamWriter], None]
 WISHES: dict[str, Any] = {"news": 2, "suspend": True, "lease": {"left_ms": 5, "name": "train"}}
@@ -149,7 +149,7 @@ def refuses(*headers: bytes) -> Say:
 async def test_a_relay_that_is_new_is_told_from_a_guest_that_refuses() -> None:
     """Between the end of a relay and its routes in the next one: the work is done again, not given up."""
     async with guest(refuses(b"rekindle-no-route: 1")) as (one, _):
-        with pytest.raises(RelayGone, match="has no route to it"):
+        with pytest.raises(NoRoute, match="has no route to it"):
             await one.wishes()
     async with guest(refuses()) as (one, _):
         with pytest.raises(GuestError, match="refused"):

@@ -206,8 +206,8 @@ async def test_an_image_whose_row_moved_on_leaves_no_folder(
     state: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was whole and had its lasting name; another service has said meanwhile how the build ended."""
-    images: list[list[str]] = []
-    layout = Layout(state)
+    images: list[Path] = []
+    layout, keep = Layout(state), builds._keep
 
     async def built(_shop: Workshop, _version: Version, _work: Path, out: Path, _log: object) -> Built:
         (out / "root.erofs").write_bytes(b"root")
@@ -219,9 +219,15 @@ async def test_an_image_whose_row_moved_on_leaves_no_folder(
         return Snapshot(folder=folder / "snapshot", memory_bytes=1, disk_bytes=1, private_bytes=1)
 
     async def valid(*_: object) -> None:
-        images.append(sorted(path.name for path in (layout.images / ACCOUNT).iterdir()))
+        pass
+
+    def kept(making: Path, final: Path, built: Built) -> None:
+        keep(making, final, built)
+        assert (final / "image.json").exists()
+        images.append(final)
 
     monkeypatch.setattr(builds, "_build", built)
+    monkeypatch.setattr(builds, "_keep", kept)
     monkeypatch.setattr(bake, "bake", baked)
     monkeypatch.setattr(bake, "validate", valid)
     at = hands(state, Driver(), Relay(), HandClock())
@@ -229,6 +235,6 @@ async def test_an_image_whose_row_moved_on_leaves_no_folder(
     _, version = await store.create_image(*image_rows(), client_token=None, token_digest="")
     with pytest.raises(Stale):
         await builds.make(shop, version)
-    assert len(images[0]) == 1, "there was something to remove"
+    assert len(images) == 1, "there was something to remove"
     assert list((layout.images / ACCOUNT).iterdir()) == []
     assert list(layout.builds.iterdir()) == []
