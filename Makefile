@@ -12,7 +12,7 @@ test: install lint test-go
 	$(PY) -m pytest -m "not long"
 
 test-all: install lint test-go
-	$(PY) -m pytest
+	$(PY) -m pytest -m "not campaign"
 
 # On real KVM, in a machine that software emulation makes (docs/kvm.md). PARTS="driver demo" runs these alone.
 test-kvm: install

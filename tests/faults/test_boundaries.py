@@ -66,6 +66,7 @@ def test_a_sample_of_all_faults_at_all_boundaries(rig: Rig, baked: str, seed: in
 
 
 @pytest.mark.long
+@pytest.mark.campaign
 def test_every_fault_at_every_boundary(rig: Rig, baked: str, seed: int) -> None:
     """All of them with FAULTS=all (`make test-faults`); else SIGKILL everywhere, and one other fault a boundary.
 
