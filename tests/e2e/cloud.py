@@ -22,6 +22,7 @@ from botocore.config import Config as BotoConfig
 
 from rekindle.clock import TEST_CLOCK
 from tests.accel import LAYERS, SETTING
+from tests.unixhttp import asked
 from tests.waiting import SLOWNESS, until
 
 REKINDLE = Path(sys.executable).with_name("rekindle")
@@ -206,17 +207,15 @@ class Cloud:
 
     def accel(self) -> str:
         """What the service says that its VMs run under."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/operator.sock"))) as operator:
-            return str(operator.get("http://operator/v1/status").json()["accel"])
+        return str(asked(self.state / "run/operator.sock", "/v1/status")["accel"])
 
     def relay_pid(self) -> int:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/relay.sock"))) as relay:
-            return int(relay.get("http://relay/v1/health").json()["pid"])
+        """Raises OSError while there is no relay."""
+        return int(asked(self.state / "run/relay.sock", "/v1/health")["pid"])
 
     def relays_word(self, vm_id: str) -> dict[str, Any]:
         """What the relay counts for a microVM (docs/contracts.md §4)."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "run/relay.sock"))) as relay:
-            counted: dict[str, Any] = relay.get("http://relay/vms").json()[vm_id]
+        counted: dict[str, Any] = asked(self.state / "run/relay.sock", "/vms")[vm_id]
         return counted
 
     def inspect(self, vm_id: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ MUTATIONS = (
         "rekindle/core/lifecycle.py",
         "    (_P.TERMINATED, Ask.TERMINATE): _P.TERMINATED,\n",
         "    (_P.TERMINATED, Ask.TERMINATE): _P.TERMINATING,\n",
-        "tests/core/test_schedules.py -m 'not long'",
+        "tests/core/test_schedules.py tests/core/test_lifecycle.py -m 'not long'",
     ),
     Mutation(
         "a late fact moves a row",
@@ -65,7 +65,7 @@ MUTATIONS = (
         "rekindle/store/queries/microvms.sql",
         "revision = revision + 1",
         "revision = revision",
-        "tests/core/test_schedules.py -m 'not long'",
+        "tests/core/test_schedules.py tests/store/test_microvms.py -m 'not long'",
     ),
     Mutation(
         "the row says suspended before there is a snapshot",

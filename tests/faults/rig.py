@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import botocore.exceptions
-import httpx
 
 from rekindle import unixsock
 from rekindle.driver.process import Identity
@@ -180,7 +179,7 @@ class Rig(Cloud):
             found = leaks.compare(before, leaks.snapshot(self.state, allowed=allowed))
             try:
                 last[:] = [leak for leak in found if not _is_the_service(leak, self) and self._ours(leak)]
-            except httpx.TransportError:  # a relay that was struck is being started again
+            except OSError:  # a relay that was struck is being started again
                 return False
             return not last
 
