@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from rekindle.core.errors import MachineError
-from rekindle.driver.qmp import Link
+from rekindle.driver.qmp import FLUSH_S, Link
 from rekindle.rest import rest
 
 TRIES = 60
@@ -30,13 +30,13 @@ async def stop_between(link: Link, vcpus: int, vm_id: str) -> int:
     """
     rest_s = FIRST_REST_S
     for tried in range(1, TRIES + 1):
-        await link.ask("stop")
+        await link.ask("stop", within_s=FLUSH_S)
         if not await owed(link, vcpus):
             return tried
         await link.ask("cont")
         await rest(rest_s)
         rest_s = min(2 * rest_s, LONGEST_REST_S)
-    await link.ask("stop")
+    await link.ask("stop", within_s=FLUSH_S)
     raise MachineError(f"{vm_id}: in {TRIES} stops an interrupt was never over for both KVM and QEMU")
 
 

@@ -220,7 +220,7 @@ class QemuDriver:
         if vm.extra["accel"] == Accel.KVM.value:
             await interrupts.stop_between(link, Facts.of(vm).vcpus, vm.vm_id)
         else:
-            await link.ask("stop")
+            await link.ask("stop", within_s=qmp.FLUSH_S)
 
     async def unpause(self, vm: Handle) -> None:
         link = await self._link(vm)
@@ -377,7 +377,8 @@ async def _save_state(link: qmp.Link, path: Path) -> None:
     try:
         await link.add_fd(descriptor, STATE_FDSET)
         try:
-            await link.ask("xen-save-devices-state", filename=f"/dev/fdset/{STATE_FDSET}")
+            file = f"/dev/fdset/{STATE_FDSET}"
+            await link.ask("xen-save-devices-state", within_s=qmp.FLUSH_S, filename=file)
         finally:
             with suppress(qmp.Lost):
                 await link.ask("remove-fd", fdset_id=STATE_FDSET)

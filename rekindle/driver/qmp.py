@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from rekindle.core.errors import MachineError
 
 MESSAGE_MAX_BYTES = 16 * 1024**2
 ANSWER_S = 20.0
+FLUSH_S = 120.0  #: of a command that flushes disks: many VMs may do that to one disk at the same time
+EVENTS_KEPT = 1000
 SAID_MAX_BYTES = 4096
 
 Message = dict[str, Any]
@@ -88,7 +91,7 @@ class Link(asyncio.Protocol):
     def __init__(self, said: int = -1) -> None:
         self.version = ""
         self._said = said
-        self.events: list[Event] = []
+        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)  # a guest can cause some without end
         self._parser = Parser()
         self._transport: asyncio.Transport | None = None
         self._sock: socket.socket | None = None
@@ -207,7 +210,7 @@ class Link(asyncio.Protocol):
     async def last_events(self) -> list[Event]:
         """All events of a VMM that is gone: what it had sent is read to the end first."""
         await self._ended.wait()
-        return self.events
+        return list(self.events)
 
     def last_words(self) -> str:
         """What the VMM has written to its standard error since the last call."""

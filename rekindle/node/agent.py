@@ -15,7 +15,7 @@ from typing import Any
 
 from rekindle.core.errors import NoCapacity, NotFound, RekindleError, Stale
 from rekindle.core.lifecycle import Ask, Phase
-from rekindle.core.microvm import REQUEST, MicroVM
+from rekindle.core.microvm import REQUEST, Event, MicroVM
 from rekindle.driver import manifest
 from rekindle.guest.client import RelayGone
 from rekindle.image import toolbox
@@ -33,6 +33,8 @@ NODE = "local"
 PORT_TRIES = 20  #: each leaves out twice as many: another service beside us may hold hundreds in a row
 FORGET_EVERY_S = 60.0
 RELAY_AGAIN_S = 5.0
+LOOK_AGAIN_S = 1.0
+REFUSED = "a request waits and cannot be served"
 
 
 class Agent:
@@ -46,6 +48,7 @@ class Agent:
         self._keepers: dict[str, Keeper] = {}
         self._admitting: set[str] = set()
         self._waking: set[str] = set()
+        self._told: set[str] = set()  #: whose story says that a request could not wake them
         self._kicked = asyncio.Event()
         self._changed = asyncio.Event()
         self._leaving = False
@@ -72,7 +75,7 @@ class Agent:
             self._keep(vm.id, routed=True)
         except RelayGone as err:
             LOG.warning("%s: %s", vm.id, err.message)
-        except NoCapacity as err:
+        except RekindleError as err:  # its caller learns of no VM, so there must be none
             await self._store.ask(vm.id, Ask.TERMINATE, why=err.message)
             raise
         finally:
@@ -141,15 +144,23 @@ class Agent:
     async def _look_for_ever(self) -> None:
         while True:
             self._kicked.clear()
-            for vm in await self._store.owing(NODE):
-                if vm.id not in self._admitting:
-                    self._keep(vm.id).poke()
-            await connectors.settle(self._store)
-            for version in await self._store.versions_owing():
-                self._build(version.image_arn, version.version)
-            for version in await self._removals.taken():
-                self._spawn(self._removals.remove(version), f"removal of {version.image_arn} {version.version}")
-            await self._kicked.wait()
+            try:
+                await self._look()
+            except Exception:
+                LOG.exception("the rows could not be looked at; tried again")
+                await rest(LOOK_AGAIN_S)
+            else:
+                await self._kicked.wait()
+
+    async def _look(self) -> None:
+        for vm in await self._store.owing(NODE):
+            if vm.id not in self._admitting:
+                self._keep(vm.id).poke()
+        await connectors.settle(self._store)
+        for version in await self._store.versions_owing():
+            self._build(version.image_arn, version.version)
+        for version in await self._removals.taken():
+            self._spawn(self._removals.remove(version), f"removal of {version.image_arn} {version.version}")
 
     def _keep(self, vm_id: str, *, routed: bool = False) -> Keeper:
         keeper = self._keepers.get(vm_id)
@@ -163,6 +174,7 @@ class Agent:
             await keeper.run()
         finally:
             self._keepers.pop(keeper.vm_id, None)
+            self._told.discard(keeper.vm_id)
             self._changed.set()
 
     def _spawn(self, work: Any, name: str) -> None:
@@ -218,8 +230,8 @@ class Agent:
         while True:
             try:
                 await self._at.relay.ensure(self._relay_config)
-            except RekindleError as err:
-                LOG.error("no relay yet: %s", err.message)
+            except Exception:
+                LOG.exception("no relay yet")
                 await rest(RELAY_AGAIN_S)
             else:
                 return
@@ -253,9 +265,21 @@ class Agent:
             await self._store.ask(
                 vm_id, Ask.RESUME, why="a request waits", by=REQUEST, room=self._at.host.config.memory.room()
             )
+        except NoCapacity as err:
+            await self._refused(vm_id, err.message)
         except RekindleError as err:
             LOG.info("%s: %s", vm_id, err.message)
+        else:
+            self._told.discard(vm_id)
         self._keep(vm_id).poke()
+
+    async def _refused(self, vm_id: str, why: str) -> None:
+        """The relay asks every second while the request waits: its story has that once, until the VM is woken."""
+        LOG.info("%s: %s", vm_id, why)
+        if vm_id not in self._told:
+            self._told.add(vm_id)
+            event = Event(subject=vm_id, at_ms=self._at.clock(), what=REFUSED, why=why)
+            await self._store.add_event(event)
 
     # -- images --------------------------------------------------------------------------------------------------------
 

@@ -85,11 +85,13 @@ class Deadlines:
         return None
 
     async def _is_idle(self, vm: MicroVM, policy: IdlePolicy) -> bool:
-        """Asks the cheapest witness first, and the next one only when that one saw nothing."""
+        """Asks the cheapest witness first, and the next one only when that one saw nothing; the relay once more at the
+        end, for a guest may take its time and a request may have come meanwhile.
+        """
         now_ms = self._at.clock()
         if self._gauge.on and await self._gauge.was_active(vm):
             self._active_ms = now_ms
-        for ask in (None, self._ask_relay, self._ask_guest):
+        for ask in (None, self._ask_relay, self._ask_guest, self._ask_relay):
             if ask is not None:
                 await ask(vm)
             if now_ms < await self._idle_at_ms(vm, policy):

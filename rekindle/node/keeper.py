@@ -17,7 +17,7 @@ from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.base import Exit, ExitKind
 from rekindle.guest.client import AppEnd, RelayGone, Wishes
 from rekindle.node import hooks, sleep
-from rekindle.node.deadlines import Deadlines, Due
+from rekindle.node.deadlines import LIFETIME_OVER, Deadlines, Due
 from rekindle.node.machine import Baked, route_of
 from rekindle.node.perform import Hands
 from rekindle.node.watch import News, Watch
@@ -26,6 +26,7 @@ from rekindle.store.db import Store
 
 LOG = logging.getLogger(__name__)
 TRIED_AGAIN = "a work failed and is tried again"
+_WORKED_AT = (Phase.PENDING, Phase.SUSPENDING, Phase.RESUMING)
 _ROUTE_STATES = {Phase.RUNNING: "running", Phase.SUSPENDED: "suspended"}
 
 
@@ -92,6 +93,9 @@ class Keeper:
         vm = await self._row()
         if vm.phase is Phase.TERMINATED:
             return True
+        if vm.phase in _WORKED_AT and self._at.clock() >= vm.expires_at_ms():
+            await self._ask(vm, Due(Ask.TERMINATE, LIFETIME_OVER))  # whatever keeps its work from being done
+            return False
         if not self._routed and vm.phase is not Phase.TERMINATING:
             await self._route(vm)
         work = OWES.get(vm.phase)
@@ -103,7 +107,7 @@ class Keeper:
         try:
             state = _ROUTE_STATES.get(vm.phase, "held")
             await self._at.relay.put_route(vm.id, route_of(self._at.host, vm, state))
-        except NoCapacity as err:  # somebody took the port while no relay held it; tried again at the next poke
+        except NoCapacity as err:  # somebody took the port while no relay held it; tried again (`_until_ms`)
             self._routed = False
             LOG.error("%s has no endpoint: %s", vm.id, err.message)
 
@@ -131,6 +135,7 @@ class Keeper:
     async def _perform(self, work: Work, vm: MicroVM) -> None:
         """A start or resume is given up when the VM is terminated meanwhile: it may hang as long as a guest likes."""
         self._deadlines.runs_anew()
+        self._watched.runs_anew()
         if work in (Work.START, Work.RESUME):
             await self._watched.unless(self._terminated, self._works.do(work, vm))
         else:
@@ -145,18 +150,23 @@ class Keeper:
         """Wait until something happens to a VM that owes nothing, or one of its deadlines passes, and act on it."""
         if vm.phase is not Phase.RUNNING:
             await self._asleep(vm)
-            await self._watched.poked_by(await self._deadlines.next_ms(vm))
+            await self._watched.poked_by(await self._until_ms(vm))
             await self._at_deadline(vm)
             return
         handle = await self._works.adopted(vm)
         if handle is None:
             await self._works.fell(vm, "The VMM was gone when the service looked")
             return
-        news = await self._watched.running(vm.id, handle, await self._deadlines.next_ms(vm))
+        news = await self._watched.running(vm.id, handle, await self._until_ms(vm))
         if news is None:
             await self._at_deadline(vm)
         else:
             await self._act(vm, news)
+
+    async def _until_ms(self, vm: MicroVM) -> int:
+        """When to look again: at the next deadline, and soon while the VM has no endpoint."""
+        next_ms = await self._deadlines.next_ms(vm)
+        return next_ms if self._routed else min(next_ms, self._at.clock() + int(self._pauses.relay_s * 1000))
 
     async def _asleep(self, vm: MicroVM) -> None:
         """Tidy behind the sleeper; a resume does not wait for that, unless its disks are a high pile already."""

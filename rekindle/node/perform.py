@@ -104,7 +104,6 @@ async def suspend(at: Hands, vm: MicroVM, handle: Handle | None, baked: Baked) -
 
 async def wake_again(at: Hands, vm: MicroVM, handle: Handle, baked: Baked) -> None:
     """After a snapshot that could not be written: let the very same machine go on. Raises MachineError, GuestError."""
-    await room.try_again(handle.home, baked.memory_mib)
     await at.relay.connect(vm.id, timeout_s=SYNC_S)
     await at.host.driver.unpause(handle)
     await _thaw(at, vm, hooks.runtime_call(baked.hooks, "resume", vm), baked, first=False)

@@ -145,7 +145,7 @@ class Relay:
 
     async def _answers(self) -> bool:
         try:
-            await self._call("GET", "/v1/health", timeout_s=2.0)
+            await self._call("GET", "/v1/health", timeout_s=START_S)  # where none listens that is refused at once
         except RelayGone:
             return False
         return True
@@ -229,6 +229,8 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
     request = response.request
     if response.status_code == httpx.codes.NOT_FOUND:
         raise RelayGone(f"The relay does not know the VM of {request.method} {request.url.path}: it is a new one")
+    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        raise RelayGone(f"The relay has no configuration yet for {request.method} {request.url.path}: it is a new one")
     if response.status_code >= 400:
         raise MachineError(f"The relay refused {request.method} {request.url.path}: {response.text[:300]}")
     answer: dict[str, Any] = response.json() if response.content else {}

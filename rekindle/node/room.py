@@ -30,12 +30,14 @@ async def set_aside(home: Path, memory_mib: int) -> None:
     await threads.finish(_set_aside, home, memory_mib)
 
 
-async def try_again(home: Path, memory_mib: int) -> None:
-    """After a suspend that failed: the VM goes on, with room to sleep if there is any."""
+async def try_again(home: Path, memory_mib: int) -> str | None:
+    """After a suspend that failed: the VM goes on, with room to sleep if there is any. Why there is none."""
     try:
         await set_aside(home, memory_mib)
     except NoCapacity as err:
         LOG.error("%s goes on without room to sleep: %s", home.name, err.message)
+        return err.message
+    return None
 
 
 def to_bake(home: Path, memory_mib: int) -> None:

@@ -41,7 +41,7 @@ async def sweep(at: Hands, store: Store, node: str) -> None:
     for account in layout.images.iterdir():
         for folder in account.iterdir():
             if f"{account.name}/{folder.name}" not in folders:
-                await asyncio.to_thread(remove_tree, folder)
+                await _remove_leftover(folder)
 
 
 async def _end_leftover(at: Hands, home: Path) -> None:
@@ -49,6 +49,15 @@ async def _end_leftover(at: Hands, home: Path) -> None:
     try:
         await leftovers.end(home)
         await at.relay.drop_route(home.name)
-        await asyncio.to_thread(remove_tree, home)
     except Exception:
         LOG.exception("%s could not be swept", home)
+    else:
+        await _remove_leftover(home)
+
+
+async def _remove_leftover(folder: Path) -> None:
+    """`rekindle doctor` names what stays."""
+    try:
+        await asyncio.to_thread(remove_tree, folder)
+    except OSError:
+        LOG.exception("%s could not be swept", folder)

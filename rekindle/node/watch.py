@@ -33,6 +33,10 @@ class Watch:
     def poke(self) -> None:
         self._poked.set()
 
+    def runs_anew(self) -> None:
+        """A work begins: the guest counts its news from its next thaw."""
+        self._heard = 0
+
     def looked(self) -> None:
         """The row is about to be read: earlier pokes are answered by that."""
         self._poked.clear()

@@ -14,7 +14,7 @@ from rekindle.core.lifecycle import Fact, Work
 from rekindle.core.microvm import Event, MicroVM
 from rekindle.driver.base import Handle
 from rekindle.guest.client import HookCall, RelayGone
-from rekindle.node import hooks, perform, sleep
+from rekindle.node import hooks, perform, room, sleep
 from rekindle.node.machine import Baked
 from rekindle.node.perform import Done, Hands
 from rekindle.store.db import Store
@@ -95,7 +95,8 @@ class Works:
             raise
         except HookFailed as err:
             may_go_on = self._at.host.config.hooks.failed_suspend == "keep_running"
-            if may_go_on and not isinstance(err, AppEnded):
+            if may_go_on and handle is not None and not isinstance(err, AppEnded):
+                await self._room_again(vm, handle, baked)
                 await self._goes_on(vm, err.message)
             else:
                 await self.lost(vm, err.message)
@@ -121,6 +122,7 @@ class Works:
         try:
             if handle is None:
                 raise MachineError(f"{vm.id} has no process to go on with")
+            await self._room_again(vm, handle, baked)
             await perform.wake_again(self._at, vm, handle, baked)
         except (RelayGone, DiskFull):
             raise  # paused and whole: the suspend is repeated
@@ -137,6 +139,11 @@ class Works:
             return
         await self.tell(vm, "why the suspend failed", said(err))
         await self._goes_on(vm, SUSPEND_FAILED)
+
+    async def _room_again(self, vm: MicroVM, handle: Handle, baked: Baked) -> None:
+        """A suspend gives up the room that the guest's last writes need; the VM runs on, and must sleep some day."""
+        if none := await room.try_again(handle.home, baked.memory_mib):
+            await self.tell(vm, "it has no room to sleep", none)
 
     async def _goes_on(self, vm: MicroVM, reason: str) -> None:
         """The suspend failed and the VM runs."""

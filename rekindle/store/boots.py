@@ -38,9 +38,10 @@ class Boots(MicroVMs):
             return had_one
 
     def _lose_process(self, vm: MicroVM) -> None:
+        """No new revision for a work that is under way: a suspend finds the snapshot it has made by its number."""
         bare = replace(vm, handle=None)
         if vm.phase is not Phase.RUNNING:
-            self._write(vm, bare, None)
+            self._db.run("lose_process", id=vm.id)
             self._tell_vm(vm, "its process is gone", RESTARTED)
         elif vm.snapshot is None:
             after = advance(vm.id, vm.phase, Fact.LOST)

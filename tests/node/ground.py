@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rekindle.config import Config
-from rekindle.core.errors import GuestError, MachineError
+from rekindle.core.errors import GuestError, MachineError, NoCapacity
 from rekindle.core.image import Hooks
 from rekindle.core.microvm import MicroVM
 from rekindle.driver.base import Accel, Exit, ExitKind, Handle, MachineSpec, Snapshot
@@ -33,6 +33,7 @@ class Driver:
         self.alive: dict[int, asyncio.Event] = {}
         self.failing: dict[str, list[Exception]] = {}
         self.calls: list[str] = []
+        self.ends = Exit(kind=ExitKind.DIED)  #: how a machine ends
         self.may_restore = asyncio.Event()
         self.may_restore.set()
 
@@ -68,8 +69,9 @@ class Driver:
         self.alive[vm.pid].set()
 
     async def wait(self, vm: Handle) -> Exit:
+        self._called("wait")
         await self.alive[vm.pid].wait()
-        return Exit(kind=ExitKind.DIED)
+        return self.ends
 
     async def adopt(self, saved: Mapping[str, object]) -> Handle | None:
         pid = cast(int, saved["pid"])
@@ -94,6 +96,7 @@ class Guest:
         self.answers: dict[str, HookResult] = {}
         self.hooks: list[str] = []
         self.in_turn: list[HookResult] = []  #: what the next hooks answer, before `answers`
+        self.wishes_in: dict[str, Wishes] = {}  #: what the app says while it answers a hook
         self.dies_in: set[str] = set()  #: hooks in which the app exits with code 7
         self.app_ended: asyncio.Future[AppEnd] = asyncio.get_running_loop().create_future()
         self.may_thaw = asyncio.Event()
@@ -132,6 +135,8 @@ class Guest:
     async def hook(self, call: HookCall) -> HookResult:
         self._asked()
         self.hooks.append(call.name)
+        if call.name in self.wishes_in:
+            self.say(self.wishes_in[call.name])
         if call.name in self.dies_in and not self.app_ended.done():
             self.app_ended.set_result(AppEnd(exit_code=7, oom_kills=0))
             return HookResult(error="broken")
@@ -172,6 +177,7 @@ class FakeRelay:
     one: Guest = field(default_factory=Guest)
     routes: dict[str, str] = field(default_factory=dict)
     down: bool = False
+    taken: int = 0  #: so many `put_route` find the endpoint port in use
     deaf_to: set[str] = field(default_factory=set)  #: the next `put_state` of these is lost
     connects: int = 0
     last_byte_ms: int = 0
@@ -189,6 +195,9 @@ class FakeRelay:
     async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
         if self.down:
             raise RelayGone("down")
+        if self.taken:
+            self.taken -= 1
+            raise NoCapacity("the endpoint port is in use")
         self.routes[vm_id] = str(route["state"])
 
     async def drop_route(self, vm_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,10 +13,10 @@ from typing import Any, cast
 import pytest
 
 from rekindle.config import Memory
-from rekindle.core.errors import NoCapacity
+from rekindle.core.errors import MachineError, NoCapacity, RekindleError
 from rekindle.core.lifecycle import Ask, Fact, Phase
 from rekindle.core.microvm import REQUEST, MicroVM
-from rekindle.node.agent import Agent
+from rekindle.node.agent import REFUSED, Agent
 from rekindle.node.builds import Workshop
 from rekindle.store.db import Store
 from tests.node.ground import Driver, FakeRelay, hands
@@ -34,12 +35,15 @@ class Relay(FakeRelay):
         self.waited_for: list[str] = []
         self.others = range(0)  #: ports that somebody else on the machine holds
         self.heard = asyncio.Event()  #: every wake was followed
+        self.broken: RekindleError | None = None  #: what `put_route` raises
 
     async def ensure(self, config: Mapping[str, object]) -> bool:
         return True
 
     async def put_route(self, vm_id: str, route: Mapping[str, object]) -> None:
         self.asked += 1
+        if self.broken is not None:
+            raise self.broken
         if self.full or route["endpoint_port"] in self.others:
             raise NoCapacity(f"Endpoint port {route['endpoint_port']} is in use")
         await super().put_route(vm_id, route)
@@ -126,6 +130,50 @@ async def test_a_vm_without_a_port_is_refused_and_ends(tmp_path: Path, store: St
     assert row.state_reason.startswith("No free endpoint port")
 
 
+async def test_a_vm_whose_caller_gets_an_error_ends(tmp_path: Path, store: Store) -> None:
+    relay = Relay()
+    relay.broken = MachineError("The relay refused it")
+    await built_image(store)
+    async with at_work(tmp_path / "state", store, relay) as agent:
+        vm = await started(store, HandClock())
+        with pytest.raises(MachineError):
+            await agent.admit(vm)
+        await asyncio.wait_for(agent.empty(), 5)
+    row = await store.microvm(vm.id)
+    assert row is not None
+    assert (row.phase, row.state_reason) == (Phase.TERMINATED, "The relay refused it")
+
+
+class UnreadableStore:
+    """The store, but that it cannot say once what is owed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.failures = [sqlite3.OperationalError("disk I/O error")]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def owing(self, node: str) -> list[MicroVM]:
+        if self.failures:
+            raise self.failures.pop()
+        return await self._store.owing(node)
+
+
+async def test_rows_that_cannot_be_read_once_end_no_service(tmp_path: Path, store: Store) -> None:
+    await built_image(store)
+    async with at_work(tmp_path / "state", cast(Store, UnreadableStore(store)), Relay()) as agent:
+        vm = await started(store, HandClock())  # nobody keeps it but who looks at the rows
+        await store.ask(vm.id, Ask.TERMINATE)
+        agent.kick()
+
+        async def over() -> bool:
+            row = await store.microvm(vm.id)
+            return row is not None and row.phase is Phase.TERMINATED
+
+        await until_async(over, 10, "its keeper has ended it")
+
+
 async def test_hundreds_of_ports_in_a_row_that_others_hold_refuse_no_launch(tmp_path: Path, store: Store) -> None:
     relay = Relay()
     relay.others = range(20_000, 20_400)
@@ -172,8 +220,16 @@ async def test_a_request_wakes_only_what_the_machine_can_hold(
     vm = await store.report(await started(store, HandClock()), Fact.STARTED)
     await store.report(await store.ask(vm.id, Ask.SUSPEND), Fact.SUSPENDED, snapshot=1)
     relay = Relay()
-    relay.waited_for = [vm.id]
+    relay.waited_for = [vm.id, vm.id]
+
+    async def told() -> list[str]:
+        return [event.what for event in await store.events(vm.id, 9)]
+
+    async def heard() -> bool:
+        return ("SUSPENDED -> RESUMING" if woken else REFUSED) in await told()
+
     async with at_work(tmp_path / "state", store, relay, Memory(host_mib=host_mib, overcommit=1)):
         await asyncio.wait_for(relay.heard.wait(), 5)
-    moves = [event.what for event in await store.events(vm.id, 9)]
-    assert ("SUSPENDED -> RESUMING" in moves) is woken
+        await until_async(heard, 5, "the request was followed")
+    assert ("SUSPENDED -> RESUMING" in await told()) is woken
+    assert (await told()).count(REFUSED) == (0 if woken else 1)

@@ -106,6 +106,18 @@ async def test_a_lease_holds_a_vm_awake_until_it_is_over(ground: Ground) -> None
     assert await deadlines.due(ground.vm) == SLEEPS
 
 
+async def test_a_request_that_comes_while_the_guest_is_asked_puts_idle_off(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slowly() -> Wishes:
+        ground.relay.last_byte_ms = ground.clock()
+        return NO_WISHES
+
+    monkeypatch.setattr(ground.relay.one, "wishes", slowly)
+    ground.later(MAX_IDLE_S)
+    assert await ground.deadlines().due(ground.vm) is None
+
+
 async def test_a_lease_that_is_renewed_goes_on(ground: Ground) -> None:
     deadlines = ground.deadlines()
     for _ in range(5):

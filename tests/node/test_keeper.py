@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from rekindle.core.errors import MachineError
+from rekindle.config import HookRules, Idle
+from rekindle.core.errors import DiskFull, MachineError
 from rekindle.core.image import Hook, Hooks
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
-from rekindle.driver import layers
+from rekindle.driver import layers, reserve
+from rekindle.driver.base import Exit, ExitKind
+from rekindle.guest.client import HookResult, Wishes
 from rekindle.node import sleep
 from rekindle.node.deadlines import LIFETIME_OVER
 from rekindle.node.keeper import Keeper, Pauses
@@ -35,6 +38,7 @@ class Scene:
         self.store = store
         self.vm_id = vm.id
         self.driver, self.relay, self.image = parts
+        self.home = keeper._at.host.layout.home(vm.id)
         self._app_log = keeper._at.host.layout.app_log(vm.id)
 
     def output(self) -> str:
@@ -45,6 +49,15 @@ class Scene:
         await self.reaches(Phase.RUNNING)
         await self.ask(Ask.SUSPEND)
         await self.reaches(Phase.SUSPENDED)
+
+    async def ends_while_watched(self, end: Exit) -> None:
+        """After a sleep; the process ends as `end` says."""
+        await self.sleeps()
+        watches = self.driver.calls.count("wait")
+        await self.ask(Ask.RESUME)
+        await self.called("wait", times=watches + 1)
+        self.driver.ends = end
+        self.driver.alive[self.driver.running()[0]].set()
 
     async def row(self) -> MicroVM:
         vm = await self.store.microvm(self.vm_id)
@@ -374,3 +387,86 @@ async def test_an_idle_vm_goes_to_sleep_and_ends_when_it_slept_too_long(stage: S
         clock.pass_minutes(11)
         scene.keeper.poke()
         await scene.reaches(Phase.TERMINATED)
+
+
+async def test_a_host_that_is_restarted_at_the_end_of_a_suspend_loses_no_snapshot(stage: Stage) -> None:
+    """The snapshot is whole, its VMM does not end, and the operator restarts the machine."""
+    async with stage() as scene:
+        await scene.store.host_booted("local", "one")
+        await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["kill"] = [MachineError("it does not end") for _ in range(1000)]
+        await scene.ask(Ask.SUSPEND)
+        await scene.called("kill", times=2)
+        await scene.store.host_booted("local", "two")
+        asleep = await scene.reaches(Phase.SUSPENDED)
+        assert asleep.snapshot is not None
+        assert scene.driver.calls.count("snapshot") == 1
+        assert "why it fell back" not in await scene.told()
+
+
+async def test_a_life_that_is_over_ends_a_vm_whose_work_cannot_be_done(stage: Stage, clock: HandClock) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["pause"] = [DiskFull("no room") for _ in range(1000)]
+        await scene.ask(Ask.SUSPEND)
+        await scene.called("pause", times=2)
+        clock.pass_minutes(28800 // 60)
+        over = await scene.reaches(Phase.TERMINATED)
+        assert over.state_reason == LIFETIME_OVER
+
+
+async def test_a_vm_whose_app_will_not_sleep_gets_back_its_room(stage: Stage) -> None:
+    async with stage(hooks=HookRules(failed_suspend="keep_running")) as scene:
+        scene.image.hooks = Hooks(port=9000, enabled=(Hook(name="suspend", timeout_s=1),))
+        await scene.reaches(Phase.RUNNING)
+        scene.relay.one.answers["suspend"] = HookResult(status=500)
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDING)
+        assert (await scene.reaches(Phase.RUNNING)).state_reason is not None
+        assert (scene.home / reserve.FOLDER / "slack").stat().st_size == reserve.SLACK_BYTES
+
+
+async def test_a_wish_is_heard_in_every_life_of_a_guest_that_counts_anew(stage: Stage) -> None:
+    """It asks for its sleep while it wakes, before anybody listens: with the same number as the last time."""
+    wish = Wishes(news=1, suspend=True, lease=None)
+    async with stage(idle=Idle(awake_s=0)) as scene:
+        scene.image.hooks = Hooks(port=9000, enabled=(Hook(name="resume", timeout_s=1),))
+        await scene.reaches(Phase.RUNNING)
+        scene.relay.one.say(wish)
+        await scene.reaches(Phase.SUSPENDED)
+        scene.relay.one.wishes_in["resume"] = wish
+        await scene.ask(Ask.RESUME)
+        await scene.called("snapshot", times=2)
+
+
+async def test_an_endpoint_whose_port_is_taken_is_opened_when_it_is_free(stage: Stage, clock: HandClock) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        await scene.routed("running")
+        scene.relay.forget()
+        scene.relay.taken = 3
+        scene.keeper.take_up()
+
+        async def opened() -> bool:
+            clock.now_ms += 20
+            return bool(scene.relay.routes.get(scene.vm_id) == "running")
+
+        await until_async(opened, 5, "it has its endpoint again")  # nobody pokes
+        assert scene.relay.taken == 0
+
+
+@pytest.mark.parametrize("kind", [ExitKind.PANIC, ExitKind.RESET, ExitKind.SHUTDOWN])
+async def test_how_a_guest_ended_is_its_reason(stage: Stage, kind: ExitKind) -> None:
+    async with stage() as scene:
+        await scene.ends_while_watched(Exit(kind=kind, detail="as told"))
+        over = await scene.reaches(Phase.TERMINATED)
+        assert over.state_reason == f"The {kind.value}."
+        assert over.snapshot is not None
+
+
+async def test_a_vmm_that_the_kernel_killed_for_memory_is_told_so(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.ends_while_watched(Exit(kind=ExitKind.STARVED))
+        await scene.reaches(Phase.SUSPENDED)
+        why = [event.why for event in await scene.store.events(scene.vm_id, 99) if event.what == "why it fell back"]
+        assert why == [f"The {ExitKind.STARVED.value}."]

@@ -33,6 +33,8 @@ class Older:
                 return "200 OK", {}
             case "GET", ["vms"]:
                 return "200 OK", self.vms
+            case "POST", _:
+                return "503 Service Unavailable", {"error": "no configuration yet: PUT /v1/config comes first"}
             case "GET", ["v1", "health"]:
                 return "200 OK", {"started_at_ms": 7}
         return "405 Method Not Allowed", None
@@ -74,3 +76,9 @@ async def test_an_older_relay_is_asked_for_all_vms_when_it_cannot_tell_of_one(tm
         assert await relay.vm("microvm-1") == {"last_byte_ms": 5, "relay_started_at_ms": 7}
         with pytest.raises(RelayGone, match="does not know microvm-2"):
             await relay.vm("microvm-2")
+
+
+async def test_a_relay_without_its_configuration_is_a_new_one(tmp_path: Path) -> None:
+    async with asked(tmp_path, Older()) as relay:
+        with pytest.raises(RelayGone, match="no configuration yet"):
+            await relay.disconnect("microvm-1")

@@ -149,8 +149,10 @@ async def test_a_host_that_was_restarted_has_lost_what_ran(store: Store, vm: Mic
         (Phase.TERMINATING, "The host was restarted.", None),
         (Phase.SUSPENDED, "The host was restarted; the MicroVM is back at its last suspended state.", None),
         (Phase.SUSPENDED, None, None),
-        (Phase.SUSPENDING, None, None),  # its snapshot may be whole: the work looks
+        (Phase.SUSPENDING, None, None),  # its snapshot may be whole: the work looks, under the row's number
     ]
+    assert rows[-1] is not None
+    assert rows[-1].revision == half.revision
     told = [(await store.events(one.id, 1))[0] for one in (fresh, woken, half)]
     assert [(event.what, event.why) for event in told] == [
         ("RUNNING -> TERMINATING", "The host was restarted."),

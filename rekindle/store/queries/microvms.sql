@@ -43,6 +43,9 @@ UPDATE microvm SET phase = :phase, revision = revision + 1, generation = :genera
 WHERE id = :id AND phase = :from_phase AND revision = :from_revision
 RETURNING *
 
+-- lose_process --
+UPDATE microvm SET handle = NULL WHERE id = :id
+
 -- terminated_before --
 SELECT id FROM microvm WHERE phase = 'TERMINATED' AND terminated_at_ms < :before_ms
 
