@@ -23,16 +23,25 @@ LOG = logging.getLogger(__name__)
 INTERNAL = "Internal service error."
 SUSPEND_FAILED = "The last suspend failed; the MicroVM goes on."
 RESUME_FAILED = "The last resume failed; the MicroVM is still suspended."
+TRIES = (
+    3  #: to sleep or to go on, each as long as a guest and a VMM may take, before a VM that does neither is given up
+)
 FELL_BACK = "The VMM ended; the MicroVM is back at its last suspended state."
 
 
+class Neither(MachineError):
+    """A VM could neither be put to sleep nor go on, and its process is there: the same work once more."""
+
+
 class Works:
-    """For one keeper. Raises RelayGone, DiskFull, NotCleared, Stale and what no work expects: the row is as it was."""
+    """For one keeper. Raises RelayGone, DiskFull, NotCleared, Neither, Stale and what no work expects: the row is as it
+    was."""
 
     def __init__(self, at: Hands, store: Store, baked: Callable[[MicroVM], Awaitable[Baked]]) -> None:
         self._at = at
         self._store = store
         self._baked_of = baked
+        self._in_vain = 0  #: tries in a row in which it neither slept nor went on
         self._unsure = True  #: an earlier work may have been cut off, by an earlier service too
 
     async def do(self, work: Work, vm: MicroVM) -> None:
@@ -42,6 +51,7 @@ class Works:
         self._unsure = True
         await doing[work](vm)
         self._unsure = False
+        self._in_vain = 0
 
     async def _start(self, vm: MicroVM) -> None:
         try:
@@ -135,10 +145,17 @@ class Works:
             return
         except Exception as second:
             LOG.exception("%s: and could not go on", vm.id)
-            await self.fell(vm, f"{said(err)}; then {said(second)}")
+            await self._neither(vm, handle, f"{said(err)}; then {said(second)}")
             return
         await self.tell(vm, "why the suspend failed", said(err))
         await self._goes_on(vm, SUSPEND_FAILED)
+
+    async def _neither(self, vm: MicroVM, handle: Handle | None, why: str) -> None:
+        """It neither sleeps nor goes on. While its process is there it may be slow on a busy machine, and is whole."""
+        self._in_vain += 1
+        if handle is not None and self._in_vain < TRIES:
+            raise Neither(why)
+        await self.fell(vm, why)
 
     async def _room_again(self, vm: MicroVM, handle: Handle, baked: Baked) -> None:
         """A suspend gives up the room that the guest's last writes need; the VM runs on, and must sleep some day."""

@@ -89,7 +89,7 @@ def lies(vm: Vm, deed: str) -> None:
 def settles(rig: Rig, vm: Vm) -> None:
     """A suspend that such a guest is told: it sleeps, or it says why it does not."""
     rig.client().suspend_microvm(microvmIdentifier=vm.id)
-    until(lambda: rig.vm_row(vm.id)["phase"] != "SUSPENDING", 180, "it settles")
+    until(lambda: rig.vm_row(vm.id)["phase"] != "SUSPENDING", 400, "it settles")
     row = rig.vm_row(vm.id)
     told = [one["what"] for one in rig.inspect(vm.id)["events"]]
     assert row["phase"] == "SUSPENDED" or row["state_reason"] or "why the suspend failed" in told, (dict(row), told)

@@ -22,7 +22,7 @@ from rekindle.guest.client import HookResult, Wishes
 from rekindle.node import sleep
 from rekindle.node.deadlines import LIFETIME_OVER
 from rekindle.node.keeper import Keeper, Pauses
-from rekindle.node.works import INTERNAL
+from rekindle.node.works import INTERNAL, TRIES
 from rekindle.store.db import Store
 from tests.node.ground import Driver, FakeRelay, Image, hands
 from tests.store.rows import HandClock, built_image, started
@@ -287,7 +287,7 @@ async def test_a_vm_that_neither_sleeps_nor_goes_on_falls_back_to_its_last_sleep
         slept = await scene.row()
         await scene.ask(Ask.RESUME)
         await scene.reaches(Phase.RUNNING)
-        scene.driver.failing["snapshot"] = [OSError(5, "Input/output error")]
+        scene.driver.failing["snapshot"] = [OSError(5, "Input/output error") for _ in range(TRIES)]
         scene.relay.one.says["seeded"] = False  # it is asked to go on and cannot be served
         await scene.ask(Ask.SUSPEND)
         await scene.reaches(Phase.SUSPENDING)
@@ -295,6 +295,18 @@ async def test_a_vm_that_neither_sleeps_nor_goes_on_falls_back_to_its_last_sleep
         assert (fallen.snapshot, fallen.handle) == (slept.snapshot, None)
         assert "why it fell back" in await scene.told()
         assert scene.driver.running() == []
+
+
+async def test_a_vm_that_was_only_slow_to_sleep_and_to_go_on_is_not_given_up(stage: Stage) -> None:
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        scene.driver.failing["snapshot"] = [MachineError("no answer in time") for _ in range(TRIES - 1)]
+        scene.relay.one.says["seeded"] = False
+        await scene.ask(Ask.SUSPEND)
+        asleep = await scene.reaches(Phase.SUSPENDED)
+        assert asleep.snapshot is not None
+        assert scene.driver.calls.count("restore") == 1
+        assert (await scene.told()).count("a work failed and is tried again") == 1
 
 
 async def test_a_vm_that_is_terminated_as_its_start_ends_leaves_no_process(stage: Stage) -> None:
