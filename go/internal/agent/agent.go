@@ -13,6 +13,7 @@ import (
 	"rekindle/internal/agent/boot"
 	"rekindle/internal/agent/conns"
 	"rekindle/internal/agent/container"
+	"rekindle/internal/agent/hook"
 	"rekindle/internal/agent/local"
 	"rekindle/internal/agent/logring"
 	"rekindle/internal/agent/reaper"
@@ -42,6 +43,8 @@ type Agent struct {
 	turning sync.Mutex
 	// held are the application's groups that a freeze has stopped; needs turning
 	held []string
+	// agreed is what the application answered to the hook of the last freeze, until it goes on; needs turning
+	agreed *hook.Result
 	// generation is what the application was told of its last thaw; needs turning
 	generation container.Generation
 

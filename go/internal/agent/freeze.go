@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -22,7 +23,8 @@ type freezeAnswer struct {
 }
 
 // freeze makes the guest ready to be stopped for good: connections of both ways are broken, and when the answer is out, both ports wait for
-// whoever comes next. A hook that fails prevents all of that.
+// whoever comes next. A hook that fails prevents all of that. A freeze that nobody has followed up may be asked for again: the application,
+// which has not run since, is not asked again, and its answer is the one that it gave.
 func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 	var request freezeRequest
 	if !decode(w, r, &request) {
@@ -31,20 +33,18 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 	a.turning.Lock()
 	defer a.turning.Unlock()
 	a.desk.Following()
-	var answer freezeAnswer
-	if err := a.letGo(); err != nil { // an earlier freeze that nobody has followed up
+	if err := a.agree(r.Context(), request.Hook); err != nil {
 		fail(w, http.StatusInternalServerError, err)
 		return
 	}
+	answer := freezeAnswer{Frozen: true}
 	if request.Hook != nil {
-		result := request.Hook.Call(r.Context())
-		answer.Hook = &result
-		if !result.Passed() {
-			reply(w, http.StatusOK, answer)
-			return
-		}
+		answer.Hook, answer.Frozen = a.agreed, a.agreed.Passed()
 	}
-	answer.Frozen = true
+	if !answer.Frozen {
+		reply(w, http.StatusOK, answer)
+		return
+	}
 	body, err := json.Marshal(answer)
 	if err == nil {
 		err = a.stand(request.Trim)
@@ -57,14 +57,30 @@ func (a *Agent) freeze(w http.ResponseWriter, r *http.Request) {
 	send(w, http.StatusOK, body)
 }
 
+// agree asks the application whether it may be frozen, unless it stands still because it has said so.
+func (a *Agent) agree(ctx context.Context, asked *hook.Hook) error {
+	if a.frozen.Load() && (asked == nil || a.agreed != nil) {
+		return nil
+	}
+	if err := a.join(); err != nil { // one that stands still could not answer
+		return err
+	}
+	if asked != nil {
+		result := asked.Call(ctx)
+		a.agreed = &result
+	}
+	return nil
+}
+
 // stand stops the application, breaks every connection between it and the world, and lets no new one come up until join.
 func (a *Agent) stand(trim bool) error {
-	a.frozen.Store(true)
-	a.desk.Hold()
-	a.uplink.hold()
-	var err error
-	if a.held, err = container.Hold(); err != nil {
-		return err
+	if !a.frozen.Swap(true) {
+		a.desk.Hold()
+		a.uplink.hold()
+		var err error
+		if a.held, err = container.Hold(); err != nil {
+			return err
+		}
 	}
 	a.trap.Reset() // the relay hears of it on the session that is dropped next
 	a.inbound.Reset()
@@ -76,6 +92,7 @@ func (a *Agent) stand(trim bool) error {
 }
 
 func (a *Agent) join() error {
+	a.agreed = nil
 	a.frozen.Store(false)
 	a.desk.Release()
 	a.uplink.release()

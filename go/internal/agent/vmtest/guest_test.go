@@ -255,8 +255,28 @@ func freeze(t *testing.T, b *bench, m *machine, relay *relay) {
 	if _, err := silent.Read(make([]byte, 1)); err == nil {
 		t.Error("the connection to the outside is still there")
 	}
-	m.in.Close()
+	m.shut()
+	freezeAgain(t, m, relay)
 	b.save(m)
+}
+
+// freezeAgain is what a host does that has died behind a freeze: the application, which would not agree any more, is not asked.
+func freezeAgain(t *testing.T, m *machine, relay *relay) {
+	m.open(relay)
+	m.mustBeShut()
+	m.mustStandStill()
+	before, _ := m.logs(0)
+	answer := m.call("POST", "/v1/freeze", map[string]any{"hook": hook("validate", ""), "trim": false}, 200)
+	if answer["frozen"] != true || !reflect.DeepEqual(answer["hook"], map[string]any{"status": 200.0}) {
+		t.Fatalf("answer %v", answer)
+	}
+	m.shut()
+	m.open(relay)
+	if after, _ := m.logs(0); after != before {
+		t.Errorf("the application went on: %q", after[len(before):])
+	}
+	m.call("POST", "/v1/freeze", map[string]any{"hook": nil, "trim": false}, 200)
+	m.shut()
 }
 
 func identity(n int, entropy byte) map[string]any {

@@ -164,6 +164,7 @@ type machine struct {
 	console *bytes.Buffer
 	qmp     *qmp
 	in      *channel.Client
+	out     net.Conn // the session that the guest calls on
 }
 
 // kind says how a machine comes to life.
@@ -295,8 +296,14 @@ func (m *machine) openOn(in, out net.Conn, relay http.Handler) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.in = client
+	m.in, m.out = client, out
 	m.t.Cleanup(func() { client.Close(); out.Close() })
+}
+
+// shut ends both sessions from the host's side.
+func (m *machine) shut() {
+	m.in.Close()
+	m.out.Close()
 }
 
 // call makes a request to the agent and decodes its answer.
