@@ -86,6 +86,7 @@ UNREACHED: dict[Boundary, str] = {
     **_by(
         "tests/node/test_hooks.py::test_the_operator_can_keep_it_running",
         "a hook that fails",
+        (_WORKS, "Works._suspend", "await self._room_again(vm, handle, baked)"),
         (_WORKS, "Works._suspend", "await self._goes_on(vm, err.message)"),
     ),
     **_by(
@@ -98,7 +99,27 @@ UNREACHED: dict[Boundary, str] = {
         "an app that ends behind a fault",
         (_WORKS, "Works._awake_again", "await self.lost(vm, end.message, said(err))"),
     ),
+    # -- more than two faults, or a full disk behind another
+    **_by(
+        "tests/node/test_keeper.py::test_a_vm_that_neither_sleeps_nor_goes_on_falls_back_to_its_last_sleep",
+        "six faults in a row",
+        (_WORKS, "Works._neither", "await self.fell(vm, why)"),
+    ),
+    **_by(
+        "tests/node/test_keeper.py::test_a_vm_that_goes_on_without_room_to_sleep_says_so",
+        "the disk is full behind a snapshot that failed",
+        (_WORKS, "Works._room_again", 'await self.tell(vm, "it has no room to sleep", none)'),
+    ),
     # -- what ends a VM while nothing is done to it
+    **_by(
+        "tests/node/test_keeper.py::test_a_life_that_is_over_ends_a_vm_whose_work_cannot_be_done",
+        "needs the end of a life",
+        (
+            _KEEPER,
+            "Keeper._over",
+            "await self._ask(vm, Due(Ask.TERMINATE, LIFETIME_OVER))  # whatever keeps its work from being done",
+        ),
+    ),
     **_by(
         "tests/node/test_keeper.py::test_an_idle_vm_goes_to_sleep_and_ends_when_it_slept_too_long",
         "needs idleness",

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from rekindle.config import HookRules, Idle
-from rekindle.core.errors import DiskFull, MachineError
+from rekindle.core.errors import DiskFull, MachineError, NoCapacity
 from rekindle.core.image import Hook, Hooks
 from rekindle.core.lifecycle import Ask, Phase
 from rekindle.core.microvm import MicroVM
 from rekindle.driver import layers, reserve
 from rekindle.driver.base import Exit, ExitKind
 from rekindle.guest.client import HookResult, Wishes
-from rekindle.node import sleep
+from rekindle.node import room, sleep
 from rekindle.node.deadlines import LIFETIME_OVER
 from rekindle.node.keeper import Keeper, Pauses
 from rekindle.node.works import INTERNAL, TRIES
@@ -295,6 +295,20 @@ async def test_a_vm_that_neither_sleeps_nor_goes_on_falls_back_to_its_last_sleep
         assert (fallen.snapshot, fallen.handle) == (slept.snapshot, None)
         assert "why it fell back" in await scene.told()
         assert scene.driver.running() == []
+
+
+async def test_a_vm_that_goes_on_without_room_to_sleep_says_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none(*_: object) -> None:
+        raise NoCapacity("this machine has no disk")
+
+    async with stage() as scene:
+        await scene.reaches(Phase.RUNNING)
+        monkeypatch.setattr(room, "set_aside", none)
+        scene.driver.failing["snapshot"] = [MachineError("disk full")]
+        await scene.ask(Ask.SUSPEND)
+        await scene.reaches(Phase.SUSPENDING)
+        await scene.reaches(Phase.RUNNING)
+        assert "it has no room to sleep" in await scene.told()
 
 
 async def test_a_vm_that_was_only_slow_to_sleep_and_to_go_on_is_not_given_up(stage: Stage) -> None:
