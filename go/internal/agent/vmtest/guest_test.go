@@ -282,7 +282,15 @@ func freezeAgain(t *testing.T, m *machine, relay *relay) {
 func identity(n int, entropy byte) map[string]any {
 	seed := base64.StdEncoding.EncodeToString(slices.Repeat([]byte{entropy}, 64))
 	return map[string]any{"entropy": seed, "now_ns": time.Now().UnixNano() + int64(n)*int64(time.Hour), "hostname": fmt.Sprintf("clone-%d", n),
-		"machine_id": fmt.Sprintf("%032x", n), "first": true, "hook": hook("run", fmt.Sprintf(`{"microvmId":"%d"}`, n))}
+		"machine_id": fmt.Sprintf("%032x", n), "hook": hook("run", fmt.Sprintf(`{"microvmId":"%d"}`, n))}
+}
+
+func (m *machine) thaw(n int, first bool) map[string]any {
+	m.t.Helper()
+	body := identity(n, byte(n))
+	body["first"] = first
+	about := url.QueryEscape(fmt.Sprintf(`{"microvm_id":"clone-%d","revision":%d,"lease_max_seconds":60}`, n, n))
+	return m.call("POST", "/v1/thaw?about="+about, body, 200)
 }
 
 func clones(t *testing.T, b *bench, relay *relay) {
@@ -299,8 +307,7 @@ func clones(t *testing.T, b *bench, relay *relay) {
 			m.mustBeShut()
 			m.mustStandStill()
 		}
-		about := url.QueryEscape(fmt.Sprintf(`{"microvm_id":"clone-%d","revision":%d,"lease_max_seconds":60}`, n, n))
-		answer := m.call("POST", "/v1/thaw?about="+about, identity(n, byte(n)), 200)
+		answer := m.thaw(n, true)
 		t.Logf("cont to both synced %v, to thaw and hook acknowledged %v", synced, time.Since(began))
 		step := time.Duration(int64(answer["clock_step_ns"].(float64)))
 		if answer["seeded"] != true || !reflect.DeepEqual(answer["hook"], map[string]any{"status": 200.0}) || step < time.Duration(n)*time.Hour-time.Minute {
@@ -419,6 +426,87 @@ func isItself(t *testing.T, m *machine, n int) {
 	m.mustFail("/held?", "connection reset by peer")
 	if text := m.mustWork("/fetch?url=http://198.51.100.7/"); text != "outside of 198.51.100.7" {
 		t.Errorf("got %v", text)
+	}
+}
+
+// TestFreezes: what becomes of a guest that goes on behind a freeze, one that was asked for again or one that failed.
+func TestFreezes(t *testing.T) {
+	b := newBench(t)
+	m, relay := b.boot(t), newRelay()
+	m.open(relay)
+	m.call("POST", "/v1/start", spec("", "probe"), 200)
+	m.mustWork("/talk")
+	m.thaw(1, true)
+	m.local("PUT", "lease", `{"seconds":60,"name":"train"}`)
+
+	m.mustFreeze(hook("suspend", ""))
+	freezeAgain(t, m, relay)
+	m.open(relay)
+	m.mustBeShut()
+	if answer := m.thaw(2, false); answer["held"] != true {
+		t.Errorf("the application ran before its thaw: %v", answer)
+	}
+	m.mustServe()
+	m.mustBeHooked(1, 0)
+
+	m.mustNotFreeze()
+	m.mustBeHooked(1, 1)
+
+	m.mustFreeze(nil) // nobody was asked, so the next one asks
+	m.open(relay)
+	m.mustNotFreeze()
+	m.mustBeHooked(1, 2)
+
+	m.mustFreeze(nil)
+	m.open(relay)
+	m.mustFreeze(hook("suspend", ""))
+	m.open(relay)
+	m.mustBeShut()
+	m.mustStandStill()
+	m.mustBeHooked(2, 2)
+}
+
+// mustFreeze ends both sessions, as a freeze does.
+func (m *machine) mustFreeze(asked any) {
+	m.t.Helper()
+	if answer := m.call("POST", "/v1/freeze", map[string]any{"hook": asked, "trim": false}, 200); answer["frozen"] != true {
+		m.t.Fatalf("answer %v", answer)
+	}
+	m.shut()
+}
+
+// mustNotFreeze asks an application that does not agree, and shows that its guest is none the worse for it.
+func (m *machine) mustNotFreeze() {
+	m.t.Helper()
+	answer := m.call("POST", "/v1/freeze", map[string]any{"hook": hook("validate", ""), "trim": false}, 200)
+	if answer["frozen"] != false || !reflect.DeepEqual(answer["hook"], map[string]any{"status": 418.0}) {
+		m.t.Errorf("answer %v", answer)
+	}
+	m.mustServe()
+}
+
+// mustServe shows that the application runs, is reached, reaches the outside, and has a lease whose time goes on.
+func (m *machine) mustServe() {
+	m.t.Helper()
+	m.mustGoOn()
+	m.mustWork("/self")
+	if text := m.mustWork("/fetch?url=http://198.51.100.7/"); text != "outside of 198.51.100.7" {
+		m.t.Errorf("got %v", text)
+	}
+	if lease := m.call("GET", "/v1/wishes", nil, 200)["lease"]; lease == nil {
+		m.t.Error("the lease stands still")
+	}
+}
+
+// mustBeHooked counts what the application was asked for: to suspend, which it does, and to validate, which it does not.
+func (m *machine) mustBeHooked(suspends, validates int) {
+	m.t.Helper()
+	all, _ := m.logs(0)
+	if got := strings.Count(all, "hook suspend "); got != suspends {
+		m.t.Errorf("the application was asked %d times to suspend, not %d times", got, suspends)
+	}
+	if got := strings.Count(all, "hook validate "); got != validates {
+		m.t.Errorf("the application was asked %d times to validate, not %d times", got, validates)
 	}
 }
 
