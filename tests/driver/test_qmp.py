@@ -118,7 +118,7 @@ async def test_greeting_commands_and_events() -> None:
         sent = own.create_task(_answer(peer, event, **{"return": {"running": False}}), name="status")
         assert await link.ask("query-status", fdset_id=1) == {"running": False}
         assert (await sent)["arguments"] == {"fdset-id": 1}
-        assert link.events == [qmp.Event("STOP", {"a": 1})]
+        assert list(link.events) == [qmp.Event("STOP", {"a": 1})]
 
 
 async def test_a_refusal_names_command_and_reason() -> None:

@@ -107,5 +107,8 @@ async def a_machine(store: Store, clock: HandClock) -> None:
     await store.owing("local")
     await store.host_booted("local", "boot")
     await store.running_since_ms(vm)
+    await store.report(vm, Fact.STARTED, handle={"pid": 1})
+    await store.ask(vm.id, Ask.SUSPEND)
+    await store.host_booted("local", "next boot")
     await store.report(await store.ask(vm.id, Ask.TERMINATE), Fact.STOPPED)
     await store.events(vm.id, 9)
