@@ -174,7 +174,7 @@ class Lives(RuleBasedStateMachine):
             changes = {"snapshot": vm.revision, "handle": None}
         elif fact in (Fact.STARTED, Fact.RESUMED):
             changes = {"handle": {"pid": 1}}
-        elif fact is Fact.FELL_BACK:
+        elif fact in (Fact.FELL_BACK, Fact.STOPPED):
             changes = {"handle": None}
         before = self.row(vm.id)
         try:
