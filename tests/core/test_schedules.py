@@ -285,6 +285,21 @@ class ManyLives(Lives):
     """The same, thousands of times."""
 
 
+def test_a_host_that_is_restarted_behind_a_whole_snapshot() -> None:
+    """One schedule that chance comes by seldom."""
+    lives = Lives()
+    vm_id = lives._launched()
+    lives.a_work_begins(vm_id)
+    lives._tell(lives.works.pop(vm_id), Fact.STARTED)
+    lives.somebody_asks(vm_id, Ask.SUSPEND, 1)
+    lives.rows_only_go_forward()
+    lives.a_work_begins(vm_id)
+    lives.a_work_gets_on(vm_id)
+    lives.the_host_is_restarted()
+    lives.rows_only_go_forward()
+    lives.teardown()
+
+
 def _schedules(number: int) -> settings:
     """Not shrunk: that takes minutes, for every step is durable, and a schedule can be read as it is."""
     return settings(
