@@ -23,9 +23,8 @@ LOG = logging.getLogger(__name__)
 INTERNAL = "Internal service error."
 SUSPEND_FAILED = "The last suspend failed; the MicroVM goes on."
 RESUME_FAILED = "The last resume failed; the MicroVM is still suspended."
-TRIES = (
-    3  #: to sleep or to go on, each as long as a guest and a VMM may take, before a VM that does neither is given up
-)
+#: To sleep or to go on, each as long as guest and VMM may take; then a VM that does neither is given up.
+TRIES = 3
 FELL_BACK = "The VMM ended; the MicroVM is back at its last suspended state."
 
 
